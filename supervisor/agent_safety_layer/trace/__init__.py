@@ -1,0 +1,22 @@
+"""The record of a run: one append-only file of JSON lines, and everything that reads and writes it.
+
+    encode    an event as bytes                       hot
+    redact    what of an argv must not be recorded    hot
+    header    the first line's fields                 hot
+    writer    the file: batches, checkpoints, footer  hot
+    reader    lines back into values                  cold
+    verify    intact, truncated, or changed, and where
+    show      lines for people
+    runs      past runs in the state folder
+
+Hot modules run with every ``asl-supervise`` and import next to nothing; cold ones use msgspec.
+
+A trace's lines, by ``type``:
+
+    header      schema, run, command, policy, machine, backend, what is and is not enforced
+    event       seq, time, us, what happened, decision, effective when it differs from the decision, result
+    checkpoint  events and bytes so far; per line since the last one a CRC-32 (finds the line); SHA-256 (proves)
+    footer      a checkpoint that also holds the totals; nothing follows it
+
+``sha256`` covers every byte of the file before its own value, the start of its own line included.
+"""

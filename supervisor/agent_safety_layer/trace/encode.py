@@ -1,0 +1,136 @@
+"""Events as JSON without a JSON library: importing one costs more than recording a short run."""
+
+from __future__ import annotations
+
+from agent_safety_layer.trace import redact
+
+try:
+    from _json import encode_basestring_ascii as _quote
+except ImportError:  # not CPython
+    from json.encoder import encode_basestring_ascii as _quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agent_safety_layer.events import Decision, Event
+
+
+def body(event: Event, decision: Decision, effective: str, result: str = "") -> bytes:
+    """An event line's fields but for ``seq``, ``time`` and ``us``, through the closing brace and newline: pure ASCII.
+
+    Fields that have their default are left out. ``argv`` and ``detail`` are redacted; ``"redacted":true`` then says
+    that the decision was made on more than the line shows, and a replay keeps the recorded one.
+    """
+    fields: tuple[Any, ...] = event  # type: ignore[assignment]  # every value is a tuple
+    kind, pid, tid, ppid, exe, syscall, op, path, path2, spelled, flags, mode = fields[:12]
+    fd, host, ip, port, proto, argv, cwd, signal, target, span, detail, _ = fields[12:]
+    line = f'"kind":{_quote(kind)},"pid":{pid},"tid":{tid},"ppid":{ppid}'
+    if exe:
+        line += f',"exe":{_quote(exe)}'
+    if op:
+        line += f',"op":{_quote(op)}'
+    if syscall:
+        line += f',"syscall":{_quote(syscall)}'
+    if path:
+        line += f',"path":{_quote(path)}'
+        if path2:
+            line += f',"path2":{_quote(path2)}'
+        if spelled:
+            line += f',"spelled":{_quote(spelled)}'
+    elif path2 or spelled:
+        line += f',"path2":{_quote(path2)},"spelled":{_quote(spelled)}'
+    if flags:
+        line += f',"flags":{_quote(flags)}'
+    if mode != -1:
+        line += f',"mode":{mode}'
+    if fd != -1:
+        line += f',"fd":{fd}'
+    if host or ip or port or proto:
+        line += f',"host":{_quote(host)},"ip":{_quote(ip)},"port":{port},"proto":{_quote(proto)}'
+    redacted = False
+    if argv:
+        shown = redact.arguments(argv)
+        redacted = shown is not argv
+        line += f',"argv":[{",".join(map(_quote, shown))}]'
+    if cwd:
+        line += f',"cwd":{_quote(cwd)}'
+    if signal or target:
+        line += f',"signal":{signal},"target":{target}'
+    if span:
+        line += f',"span":{_quote(span)}'
+    if detail:
+        said = redact.text(detail)
+        redacted = redacted or said is not detail
+        line += f',"detail":{_quote(said)}'
+    if redacted and decision.reason:  # it may quote what it is about
+        decision = type(decision)(decision.action, decision.rule, decision.where, redact.text(decision.reason))
+    line += _decided.get((decision, effective)) or _decide(decision, effective)
+    if result:
+        line += f',"result":{_quote(result)}'
+    line += ',"redacted":true}\n' if redacted else "}\n"
+    return line.encode() if "\\ud" not in line else _paired(line)
+
+
+_decided: dict[tuple[Decision, str], str] = {}  # a run has few distinct decisions and writes each of them often
+
+
+def _decide(decision: Decision, effective: str) -> str:
+    action, rule, where, reason = decision.action, decision.rule, decision.where, decision.reason
+    part = f',"decision":{{"action":{_quote(action)}'
+    if rule:
+        part += f',"rule":{_quote(rule)}'
+    if where:
+        part += f',"where":{_quote(where)}'
+    part += f',"reason":{_quote(reason)}}}' if reason else "}"
+    if effective != action:
+        part += f',"effective":{_quote(effective)}'
+    if len(_decided) >= 1024:
+        _decided.clear()
+    _decided[decision, effective] = part
+    return part
+
+
+def dumps(value: object) -> str:
+    """The value as one line of JSON, pure ASCII: None, bool, int, finite float, str, list, tuple, dict with str keys.
+
+    A lone surrogate (a byte of ``sys.argv`` that is not UTF-8) comes out as ``\\xNN``, as in events.
+    """
+    return _paired(_dumps(value)).decode()
+
+
+def _dumps(value: object) -> str:
+    if isinstance(value, str):
+        return _quote(value)
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        if value - value != 0:
+            raise ValueError(f"JSON has no {value!r}")
+        return float.__repr__(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_quote(key)}:{_dumps(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_dumps, value)) + "]"
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _paired(line: str) -> bytes:
+    r"""The line with each lone ``\udcNN`` escape made a harmless ``\\xNN``: readers refuse half a pair."""
+    at = line.find("\\ud")
+    while at >= 0:
+        slashes = len(line[:at]) - len(line[:at].rstrip("\\"))
+        if slashes % 2:  # an escaped backslash before "ud...": text, not an escape
+            at = line.find("\\ud", at + 2)
+            continue
+        code = int(line[at + 2 : at + 6], 16)
+        following = line[at + 6 : at + 12]
+        if code < 0xDC00 and following.startswith("\\u") and 0xDC00 <= int(following[2:], 16) < 0xE000:
+            at = line.find("\\ud", at + 12)
+        else:
+            plain = f"\\\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\\\u{code:04x}"
+            line = line[:at] + plain + line[at + 6 :]
+            at = line.find("\\ud", at + len(plain))
+    return line.encode()

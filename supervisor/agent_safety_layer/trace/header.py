@@ -1,0 +1,53 @@
+"""The fields of a trace's first line; the report and ``asl trace list`` read the same names."""
+
+from __future__ import annotations
+
+import os
+
+from agent_safety_layer.trace import redact
+
+SCHEMA = 1
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def header(
+    *,
+    run: str,
+    time: float,
+    command: Sequence[str],
+    cwd: str,
+    policies: Sequence[str],
+    policy_hash: str,
+    mode: str,
+    backend: str,
+    enforced: Mapping[str, str],
+    not_enforced: Sequence[str] = (),
+    name: str = "",
+) -> dict[str, object]:
+    """What is known when a run starts: ``enforced`` maps a mechanism to what it holds, ``not_enforced`` lists the rest.
+
+    ``time`` is seconds since the epoch, ``policy_hash`` hexadecimal. The command is redacted; environment values are
+    never part of a trace.
+    """
+    machine = os.uname()
+    argv = tuple(command)
+    return {
+        "run": run,
+        "name": name,
+        "time": time,
+        "command": redact.arguments(argv),
+        "cwd": cwd,
+        "policy": {"names": list(policies), "sha256": policy_hash, "mode": mode},
+        "backend": backend,
+        "enforced": dict(enforced),
+        "not_enforced": list(not_enforced),
+        "machine": {
+            "system": machine.sysname,
+            "release": machine.release,
+            "arch": machine.machine,
+            "uid": os.geteuid(),
+        },
+    }
