@@ -1,0 +1,149 @@
+"""The supervisor's seccomp filter: which calls are notified, refused or absent, and what holds whatever the policy.
+
+The rules stand in this order, and the first that holds decides a call:
+
+    absent       ENOSYS, so that libraries fall back (clone3 hides its flags behind a pointer)
+    refused      EPERM: calls that look into other processes, change the system, or get past the interception
+    conditions   namespaces, sockets, terminals …, as the tables below say
+    notified     the groups that the caller asked for, each narrowed to what is worth a notification
+
+What no rule names is allowed: it touches only the caller or descriptors that it holds.
+"""
+
+from __future__ import annotations
+
+from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT
+
+from asl_hooks import syscalls
+from asl_hooks._abi import constants as k
+from asl_hooks.bpf import NOTIFY, Filter, Low, Nonzero, Rule, any_of, differs, equals, fail, none_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_NAMESPACES = (
+    k.CLONE_NEWNS
+    | k.CLONE_NEWCGROUP
+    | k.CLONE_NEWUTS
+    | k.CLONE_NEWIPC
+    | k.CLONE_NEWUSER
+    | k.CLONE_NEWPID
+    | k.CLONE_NEWNET
+)
+_INET = (k.AF_INET, k.AF_INET6)
+
+_CONDITIONS = (
+    # CLONE_UNTRACED and CLONE_PARENT would put a child out of the supervisor's sight, or make it the supervisor's own.
+    # CLONE_NEWTIME lies among the bits of the exit signal here and means nothing; unshare(2) does take it.
+    Rule(("clone",), fail(EPERM), (any_of(0, _NAMESPACES | k.CLONE_UNTRACED | k.CLONE_PARENT),)),
+    Rule(("unshare",), fail(EPERM), (any_of(0, _NAMESPACES | k.CLONE_NEWTIME),)),
+    # Typing into the terminal, taking over the console, changing line disciplines; FIOSETOWN and SIOCSPGRP send SIGIO
+    # to anyone, and nothing uses them on Linux; USERFAULTFD_IOC_NEW is userfaultfd(2) by way of its device.
+    Rule(
+        ("ioctl",),
+        fail(EPERM),
+        (
+            equals(
+                1,
+                k.TIOCSTI,
+                k.TIOCLINUX,
+                k.TIOCCONS,
+                k.TIOCSETD,
+                k.TIOCVHANGUP,
+                k.FIOSETOWN,
+                k.SIOCSPGRP,
+                k.USERFAULTFD_IOC_NEW,
+            ),
+        ),
+    ),
+    Rule(("prlimit64",), fail(EPERM), (differs(0, 0), Nonzero(2))),
+    Rule(("socketpair",), fail(EAFNOSUPPORT), (differs(0, k.AF_UNIX),)),
+    Rule(("socket",), fail(EAFNOSUPPORT), (differs(0, k.AF_UNIX, *_INET, k.AF_NETLINK),)),
+    Rule(("socket",), fail(EPROTONOSUPPORT), (equals(0, k.AF_NETLINK), differs(2, k.NETLINK_ROUTE))),
+    Rule(
+        ("socket",),
+        fail(EPERM),
+        (equals(0, *_INET), Low(1, (k.SOCK_STREAM, k.SOCK_DGRAM), k.SOCK_TYPE_MASK, among=False)),
+    ),
+    Rule(
+        ("socket",),
+        fail(EPROTONOSUPPORT),
+        (equals(0, *_INET), differs(2, k.IPPROTO_IP, k.IPPROTO_TCP, k.IPPROTO_UDP)),
+    ),
+    # These let connect(2) and sendto(2) do what the other was not judged for.
+    Rule(
+        ("setsockopt",),
+        fail(EPERM),
+        (equals(1, k.IPPROTO_TCP), equals(2, k.TCP_FASTOPEN, k.TCP_FASTOPEN_CONNECT)),
+    ),
+    Rule(("personality",), fail(EPERM), (differs(0, k.PER_LINUX, k.PER_QUERY, k.ADDR_NO_RANDOMIZE),)),
+    # A listener of the tracee's own would answer before a ptrace tracer is asked: USER_NOTIF outranks TRACE.
+    Rule(
+        ("seccomp",), fail(EPERM), (equals(0, k.SECCOMP_SET_MODE_FILTER), any_of(1, k.SECCOMP_FILTER_FLAG_NEW_LISTENER))
+    ),
+    # It rewrites what /proc/<pid>/exe and cmdline tell.
+    Rule(("prctl",), fail(EPERM), (equals(0, k.PR_SET_MM),)),
+)
+
+# What is worth a notification, where not every call of the name is. Several lines for a name: any of them.
+_NARROWED: dict[str, tuple[tuple[Low | Nonzero, ...], ...]] = {
+    "sendto": ((Nonzero(4),), (any_of(3, k.MSG_FASTOPEN),)),
+    "clone": ((none_of(0, k.CLONE_THREAD),),),
+    # Another task's scheduling or memory placement. Thread ids are not 0 either, so pthread_setaffinity_np is notified
+    # too.
+    "sched_setaffinity": ((differs(0, 0),),),
+    "sched_setscheduler": ((differs(0, 0),),),
+    "sched_setparam": ((differs(0, 0),),),
+    "sched_setattr": ((differs(0, 0),),),
+    "migrate_pages": ((differs(0, 0),),),
+    "move_pages": ((differs(0, 0),),),
+    "setpriority": ((differs(0, k.PRIO_PROCESS),), (differs(1, 0),)),
+    "ioprio_set": ((differs(0, k.IOPRIO_WHO_PROCESS),), (differs(1, 0),)),
+    "fcntl": ((equals(1, k.F_SETOWN),),),
+}
+
+
+def build(
+    arch: int,
+    notified: Collection[str],
+    *,
+    ask: int = NOTIFY,
+    report: bool = False,
+    keep_dumpable: bool = False,
+) -> Filter:
+    """The filter for *arch* under which the calls tagged with one of *notified* (tags of ``asl_hooks.syscalls``) are
+    asked about, in addition to what always fails.
+
+    ``ask`` is the verdict for asking: ``bpf.NOTIFY``, or ``bpf.trace(n)`` for a ptrace backend. With ``report``, what
+    would fail with EPERM is asked about too, so that it can be recorded before it is refused: the same filter built
+    without ``report`` tells the errno (``Filter.verdict``). With ``keep_dumpable``, ``prctl(PR_SET_DUMPABLE, 0)``
+    returns success and does nothing: a supervisor without capabilities cannot read the memory of a process that is not
+    dumpable.
+
+    Tag ``setown`` notifies ``fcntl(F_SETOWN)`` and refuses ``F_SETOWN_EX``, whose target lies behind a pointer;
+    without it (and where Landlock does not scope signals) a tracee can have SIGIO, or any signal by F_SETSIG, sent to
+    the supervisor.
+    """
+    unknown = set(notified) - (syscalls.tags().keys() - {"absent", "refuse"})
+    if unknown:
+        raise ValueError(f"not tags to ask about: {', '.join(sorted(unknown))}")
+    rules = [
+        Rule(syscalls.tagged("absent"), fail(ENOSYS)),
+        Rule(syscalls.tagged("refuse"), fail(EPERM)),
+        *_CONDITIONS,
+    ]
+    if "setown" in notified:
+        rules.append(Rule(("fcntl",), fail(EPERM), (equals(1, k.F_SETOWN_EX),)))
+    if keep_dumpable:
+        rules.append(Rule(("prctl",), fail(0), (equals(0, k.PR_SET_DUMPABLE), equals(1, 0))))
+    if report:
+        rules = [Rule(r.calls, ask, r.when) if r.verdict == fail(EPERM) else r for r in rules]
+    for tag in syscalls.tags():
+        if tag in notified:
+            names = syscalls.tagged(tag)
+            whole = tuple(name for name in names if name not in _NARROWED)
+            if whole:
+                rules.append(Rule(whole, ask))
+            rules.extend(Rule((name,), ask, when) for name in names for when in _NARROWED.get(name, ()))
+    return Filter(arch, tuple(rules))
