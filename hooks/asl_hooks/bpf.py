@@ -166,7 +166,7 @@ class Filter:
         return {nr: (*rules, *_ALLOWED) if rules[-1].when else rules for nr, rules in found.items()}
 
     def verdict(self, nr: int, args: tuple[int, ...], arch: int | None = None) -> int:
-        """What the filter answers to call *nr* (unsigned 32-bit), made through *arch* with six unsigned 64-bit *args*."""
+        """What the filter answers to call *nr* (unsigned 32-bit) of *arch* with six unsigned 64-bit *args*."""
         if arch is not None and arch != self.arch:
             return KILL_PROCESS
         if nr == _SKIPPED:
