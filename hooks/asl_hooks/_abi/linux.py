@@ -1,0 +1,89 @@
+"""System calls that Python's ``os`` lacks, as one-line wrappers. Each raises ``OSError``; callers add meaning.
+
+Numbers that differ between architectures come from the generated tables; all others are the same everywhere (>= 424).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from asl_hooks import syscalls
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_long, _int, _ptr, _str, _size = ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def _bind(name: str, *argtypes: Any) -> Callable[..., int]:
+    """The system call *name* as a function of *argtypes*, raising ``OSError`` on failure."""
+    function = _libc["syscall"]
+    function.restype = _long
+    function.argtypes = (_long, *argtypes)
+    number = syscalls.number(name, syscalls.native_arch())
+    get_errno = ctypes.get_errno
+
+    def call(*args: Any) -> int:
+        result: int = function(number, *args)
+        if result < 0:
+            errno = get_errno()
+            raise OSError(errno, os.strerror(errno))
+        return result
+
+    call.__name__ = name
+    return call
+
+
+# prctl(2)
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 1, 4, 15, 38, 36
+# seccomp(2)
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
+SECCOMP_USER_NOTIF_FLAG_CONTINUE, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP = 1, 1
+SECCOMP_ADDFD_FLAG_SEND = 1 << 1
+SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND = 0xC0502100, 0xC0182101
+SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_ADDFD = 0x40082102, 0x40182103
+SECCOMP_IOCTL_NOTIF_SET_FLAGS = 0x40082104
+# openat2(2)
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_CACHED = 0x02, 0x04, 0x20
+RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x08, 0x10
+# *at(2)
+AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = -100, 0x100, 0x200, 0x400, 0x1000
+# ptrace(2)
+PTRACE_CONT, PTRACE_DETACH, PTRACE_GETEVENTMSG, PTRACE_SEIZE = 7, 17, 0x4201, 0x4206
+PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP = 4, 128
+PTRACE_O_TRACEEXEC, PTRACE_O_EXITKILL = 1 << 4, 1 << 20
+WALL = 0x40000000
+
+prctl = _bind("prctl", _long, _long, _long, _long, _long)
+seccomp = _bind("seccomp", _int, _int, _ptr)
+pidfd_open = _bind("pidfd_open", _int, _int)
+pidfd_getfd = _bind("pidfd_getfd", _int, _int, _int)
+ptrace = _bind("ptrace", _long, _long, _ptr, _ptr)
+close_range = _bind("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
+linkat = _bind("linkat", _int, _str, _int, _str, _int)
+renameat2 = _bind("renameat2", _int, _str, _int, _str, ctypes.c_uint)
+fchmodat2 = _bind("fchmodat2", _int, _str, ctypes.c_uint, _int)
+setfsuid = _bind("setfsuid", _long)
+setfsgid = _bind("setfsgid", _long)
+setgroups = _bind("setgroups", _int, _ptr)
+fsetxattr = _bind("fsetxattr", _int, _str, _str, _size, _int)
+_openat2 = _bind("openat2", _int, _str, _ptr, _size)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_how = _OpenHow()
+_how_at = ctypes.addressof(_how)
+
+
+def openat2(dir_fd: int, path: bytes, flags: int, mode: int, resolve: int) -> int:
+    """A new descriptor, as openat2(2). Not for use by several threads at once."""
+    _how.flags, _how.mode, _how.resolve = flags, mode, resolve
+    return _openat2(dir_fd, path, _how_at, 24)

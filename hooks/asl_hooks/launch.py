@@ -1,0 +1,226 @@
+"""Launching: a child that is bounded before its first instruction, under a warden that ends it.
+
+    supervisor                    warden                         child
+        │ fork ──────────────────► │ subreaper                     │
+        │                          │ fork ───────────────────────► │ limits, no_new_privs
+        │                          │ waits                         │ Landlock domain
+        │ ◄───────────────────── "ready, listener is N" ────────── │ seccomp filter, listener N
+        │ pidfd_getfd(N)           │                               │
+        │ ─────────────────────── "go" ──────────────────────────► │ close N, execve  ──► first call that is judged
+
+If the supervisor dies at any point, the child reads end-of-file instead of "go" and exits, or the warden kills it.
+"""
+
+from __future__ import annotations
+
+import _signal
+import ctypes
+import os
+import struct
+from errno import EACCES, ENOENT, EPERM
+
+from asl_hooks import bpf, landlock, warden
+from asl_hooks._abi import linux
+from asl_hooks.errors import BackendError, UnsupportedError
+from asl_hooks.value import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_LISTENER = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+_READY = struct.Struct("=ii16s")  # listener or -1, errno, the step that failed
+
+
+@value
+class LaunchSpec:
+    """What to start and within which bounds.
+
+    ``filter`` is an assembled seccomp program; ``ruleset`` an open Landlock ruleset or -1; ``limits`` triples of
+    ``(RLIMIT_*, soft, hard)``; ``keep`` descriptors that stay open above 2.
+    """
+
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    filter: bytes
+    ruleset: int = -1
+    ruleset_log: int = 0
+    limits: tuple[tuple[int, int, int], ...] = ()
+    keep: tuple[int, ...] = ()
+
+
+@value
+class Launched:
+    """A child that waits for ``go``: its pid and pidfd, the listener, and the pipes of the warden."""
+
+    pid: int
+    pidfd: int
+    listener: int
+    warden: int
+    control: int
+    status: int
+    go: int
+
+
+def launch(spec: LaunchSpec) -> Launched:
+    """Fork the warden and the child, bound the child, and fetch its listener. The child execs once a byte is written
+    to ``go``.
+
+    Establishes: no_new_privs, limits, Landlock domain and seccomp filter hold in the child; only 0, 1, 2 and ``keep``
+    are open in it when it execs. Raises ``UnsupportedError`` or ``BackendError`` naming the step that the kernel
+    refused; nothing is left running.
+    """
+    control_r, control_w = os.pipe2(os.O_CLOEXEC)
+    status_r, status_w = os.pipe2(os.O_CLOEXEC)
+    ready_r, ready_w = os.pipe2(os.O_CLOEXEC)
+    go_r, go_w = os.pipe2(os.O_CLOEXEC)
+    supervisor = os.getpid()
+    warden_pid = os.fork()
+    if warden_pid == 0:
+        try:
+            for fd in (control_w, status_r, ready_r, go_w):
+                os.close(fd)
+            linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            child = os.fork()
+            if child == 0:
+                os.close(control_r)
+                os.close(status_w)
+                _become(spec, ready_w, go_r)
+            os.write(status_w, warden.STATUS.pack(0, child, 0.0, 0.0, 0))
+            keep = {0, 1, 2, control_r, status_w}
+            if os.getppid() != supervisor:
+                os.kill(child, _signal.SIGKILL)
+            _close_all_but(keep)
+            warden.run(child, control_r, status_w)
+        finally:
+            os._exit(70)
+    for fd in (control_r, status_w, ready_w, go_r):
+        os.close(fd)
+    first = os.read(status_r, warden.STATUS.size)
+    answer = os.read(ready_r, _READY.size)
+    os.close(ready_r)
+    if len(answer) != _READY.size or len(first) != warden.STATUS.size:
+        _abandon(warden_pid, control_w, status_r, go_w)
+        raise BackendError("launch", EPERM, remedy="The child died before it could be bounded.")
+    listener_there, errno, step = _READY.unpack(answer)
+    pid = warden.STATUS.unpack(first)[1]
+    if errno:
+        _abandon(warden_pid, control_w, status_r, go_w)
+        raise _refused(step.rstrip(b"\0").decode(), errno)
+    try:
+        pidfd = linux.pidfd_open(pid, 0)
+        listener = linux.pidfd_getfd(pidfd, listener_there, 0)
+    except OSError as error:
+        _abandon(warden_pid, control_w, status_r, go_w)
+        raise _refused("pidfd_getfd", error.errno or EPERM) from error
+    return Launched(pid, pidfd, listener, warden_pid, control_w, status_r, go_w)
+
+
+def _abandon(warden_pid: int, *fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
+    os.waitpid(warden_pid, 0)
+
+
+_REMEDIES = {
+    "seccomp": "Needs Linux 5.19 with CONFIG_SECCOMP_FILTER, and no other supervisor's listener above this process.",
+    "landlock": "Needs Linux 5.13 with Landlock among the active security modules (lsm=landlock,…).",
+    "pidfd_getfd": "Needs Linux 5.6 and permission to trace own children (see kernel.yama.ptrace_scope).",
+    "no_new_privs": "",
+    "limits": "A limit is above what this process may set; lower it or run with a higher hard limit.",
+}
+
+
+def _refused(step: str, errno: int) -> UnsupportedError:
+    return UnsupportedError(
+        f"{step} is needed to bound the child", f"the kernel answered: {os.strerror(errno)}", _REMEDIES.get(step, "")
+    )
+
+
+def _close_all_but(keep: set[int]) -> None:
+    start = 0
+    for fd in sorted(keep):
+        if fd > start:
+            linux.close_range(start, fd - 1, 0)
+        start = fd + 1
+    linux.close_range(start, 0xFFFFFFFF, 0)
+
+
+def _become(spec: LaunchSpec, ready: int, go: int) -> None:
+    """In the child: bound this process, hand over the listener, wait for the word, exec. Never returns."""
+    step = b"signals"
+    try:
+        linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
+        _signal.set_wakeup_fd(-1)
+        for number in range(1, 32):
+            # What the caller ignores (nohup, a background job) stays ignored; what Python itself set at start does not.
+            if callable(_signal.getsignal(number)) or number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+                _signal.signal(number, _signal.SIG_DFL)
+        step = b"limits"
+        if spec.limits:
+            from resource import setrlimit
+
+            for which, soft, hard in spec.limits:
+                setrlimit(which, (soft, hard))
+        step = b"no_new_privs"
+        linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        step = b"landlock"
+        if spec.ruleset >= 0:
+            landlock.restrict(spec.ruleset, spec.ruleset_log)
+        # From the filter on, only calls that it does not notify: nobody answers yet.
+        argv, environment, paths = _prepare(spec)
+        execve = ctypes.CDLL(None, use_errno=True).execve
+        _close_all_but({0, 1, 2, ready, go, *spec.keep})
+        step = b"seccomp"
+        listener = bpf.install(spec.filter, _LISTENER)
+        os.write(ready, _READY.pack(listener, 0, b""))
+        os.close(ready)
+        if not os.read(go, 1):
+            os._exit(125)
+        os.close(listener)
+        os.close(go)
+        os._exit(_exec(execve, argv, environment, paths, spec.argv[0]))
+    except BaseException as error:  # whatever it was, the parent must hear of it
+        errno = getattr(error, "errno", None) or EPERM
+        try:
+            os.write(ready, _READY.pack(-1, errno, step))
+        finally:
+            os._exit(125)
+
+
+def _prepare(spec: LaunchSpec) -> tuple[ctypes.Array[ctypes.c_char_p], ctypes.Array[ctypes.c_char_p], list[bytes]]:
+    encode = os.fsencode
+    argv = [encode(word) for word in spec.argv]
+    environment = [encode(f"{name}={content}") for name, content in spec.environment]
+    strings = ctypes.c_char_p * (len(argv) + 1)
+    variables = ctypes.c_char_p * (len(environment) + 1)
+    return strings(*argv, None), variables(*environment, None), candidates(spec.argv[0], dict(spec.environment))
+
+
+def candidates(program: str, environment: Mapping[str, str]) -> list[bytes]:
+    """The paths at which execvp(3) would look for *program*, in order."""
+    encoded = os.fsencode(program)
+    if b"/" in encoded:
+        return [encoded]
+    path = os.fsencode(environment.get("PATH", os.defpath))
+    return [os.path.join(folder or b".", encoded) for folder in path.split(b":")]
+
+
+def _exec(
+    execve: ctypes._NamedFuncPointer,
+    argv: ctypes.Array[ctypes.c_char_p],
+    environment: ctypes.Array[ctypes.c_char_p],
+    paths: Sequence[bytes],
+    name: str,
+) -> int:
+    """Exec the first path that works; the exit status for the shell's convention when none does."""
+    denied = 0
+    errno = ENOENT
+    for path in paths:
+        execve(path, argv, environment)
+        errno = ctypes.get_errno()
+        if errno == EACCES:
+            denied = errno
+    errno = denied or errno
+    os.write(2, f"asl-supervise: {name}: {os.strerror(errno)}\n".encode("utf-8", "backslashreplace"))
+    return 127 if errno == ENOENT else 126

@@ -1,0 +1,117 @@
+"""The seccomp backend: user notifications, received and answered on one listener descriptor (seccomp_unotify(2)).
+
+What one call costs here: RECV and SEND (or ADDFD) ioctls, each on a buffer that is reused. The wake-up of the tracee
+is synchronous (SYNC_WAKE_UP, Linux 6.6), so that supervisor and tracee can take turns on one CPU without waking an
+idle one.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from errno import EBADF, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOENT
+from fcntl import ioctl
+
+from asl_hooks._abi import linux
+from asl_hooks.backend import Call
+
+_NOTIF = struct.Struct("=QII iI Q 6Q")  # seccomp_notif: id pid flags; seccomp_data: nr arch ip args
+_RESP = struct.Struct("=Qqi I")  # seccomp_notif_resp: id val error flags
+_ADDFD = struct.Struct("=QIIII")  # seccomp_notif_addfd: id flags srcfd newfd newfd_flags
+_ID = struct.Struct("=Q")
+_ZERO = bytes(_NOTIF.size)
+_RECV, _SEND, _ADD, _VALID = (
+    linux.SECCOMP_IOCTL_NOTIF_RECV,
+    linux.SECCOMP_IOCTL_NOTIF_SEND,
+    linux.SECCOMP_IOCTL_NOTIF_ADDFD,
+    linux.SECCOMP_IOCTL_NOTIF_ID_VALID,
+)
+
+
+class Listener:
+    """A ``Backend`` on a seccomp listener descriptor, which it owns."""
+
+    name = "notify"
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._notif = bytearray(_NOTIF.size)
+        self._resp = bytearray(_RESP.size)
+        self._addfd = bytearray(_ADDFD.size)
+        try:
+            ioctl(fd, linux.SECCOMP_IOCTL_NOTIF_SET_FLAGS, linux.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+        except OSError:
+            pass  # before Linux 6.6: the same answers, slower across CPUs
+
+    def fileno(self) -> int:
+        """The listener; polls readable when a call waits, hangs up when no tracee is left."""
+        return self._fd
+
+    def receive(self) -> Call | None:
+        """The next stopped call; None when its thread died or was interrupted before it could be taken."""
+        buffer = self._notif
+        buffer[:] = _ZERO  # the kernel insists on zeros
+        try:
+            ioctl(self._fd, _RECV, buffer)
+        except OSError as error:
+            if error.errno in (ENOENT, EINTR):
+                return None
+            raise
+        id_, tid, _, nr, arch, _, a, b, c, d, e, f = _NOTIF.unpack(buffer)
+        return Call(id_, tid, arch, nr, (a, b, c, d, e, f))
+
+    def _send(self, id_: int, value: int, error: int, flags: int) -> bool:
+        _RESP.pack_into(self._resp, 0, id_, value, error, flags)
+        try:
+            ioctl(self._fd, _SEND, self._resp)
+        except OSError as failure:
+            if failure.errno in (ENOENT, EINPROGRESS):
+                return False
+            raise
+        return True
+
+    def valid(self, call: Call) -> bool:
+        """Whether the call still waits for its answer."""
+        try:
+            ioctl(self._fd, _VALID, _ID.pack(call.id))
+        except OSError:
+            return False
+        return True
+
+    def proceed(self, call: Call) -> bool:
+        """Let the kernel run the call, arguments read anew: only ever for what the kernel itself bounds."""
+        return self._send(call.id, 0, 0, linux.SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+
+    def fail(self, call: Call, errno: int) -> bool:
+        """The call returns ``-errno``."""
+        return self._send(call.id, 0, -errno, 0)
+
+    def give(self, call: Call, result: int) -> bool:
+        """The call returns *result*."""
+        return self._send(call.id, result, 0, 0)
+
+    def inject(self, call: Call, fd: int, cloexec: bool) -> bool:
+        """Install a copy of *fd* in the tracee, lowest free number, and make the call return that number."""
+        _ADDFD.pack_into(self._addfd, 0, call.id, linux.SECCOMP_ADDFD_FLAG_SEND, fd, 0, os.O_CLOEXEC if cloexec else 0)
+        while True:
+            try:
+                ioctl(self._fd, _ADD, self._addfd)
+            except OSError as error:
+                if error.errno in (EMFILE, ENFILE):  # the tracee's own limit
+                    return self.fail(call, error.errno)
+                if error.errno == EINTR:
+                    continue
+                if error.errno in (ENOENT, EINPROGRESS):
+                    return False
+                raise
+            return True
+
+    def close(self) -> None:
+        """Close the listener: intercepted calls of whoever is left fail with ENOSYS."""
+        if self._fd >= 0:
+            try:
+                os.close(self._fd)
+            except OSError as error:
+                if error.errno != EBADF:
+                    raise
+            self._fd = -1

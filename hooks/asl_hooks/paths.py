@@ -1,0 +1,154 @@
+"""Finding what a path names, as the tracee would, and holding on to it.
+
+``locate`` gives the canonical name *and* an ``O_PATH`` descriptor of the object: what is judged is what is later
+used, whatever is renamed or relinked meanwhile. The kernel resolves in one openat2(2) where it can; what depends on
+who asks (``/proc/self``, ``/dev/fd``, magic links) is walked here component by component.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
+
+from asl_hooks._abi import linux
+from asl_hooks.value import value
+
+_OBJECT = os.O_PATH | os.O_CLOEXEC
+_LINKS = 40  # as the kernel's limit
+
+readlink = os.readlink
+
+
+@value
+class Located:
+    """Where a path leads: its canonical absolute name, an O_PATH descriptor (-1 when nothing is there), and why not.
+
+    ``errno`` is 0 when the object exists; ENOENT with a meaningful ``path`` when only the last component is missing
+    (``creatable``). The descriptor is the receiver's to close.
+    """
+
+    path: bytes
+    fd: int = -1
+    errno: int = 0
+    creatable: bool = False
+
+
+def name_of(fd: int) -> bytes:
+    """The canonical name of an open descriptor of this process; not a path for pipes and the like (``pipe:[…]``)."""
+    return readlink(b"/proc/self/fd/%d" % fd)
+
+
+def base_of(tid: int, dir_fd: int) -> bytes:
+    """The folder that a relative path starts from: the thread's working directory, or its descriptor *dir_fd*.
+
+    ``OSError(EBADF)`` when there is no such descriptor, ``OSError(ENOENT)`` when the folder was deleted.
+    """
+    if dir_fd == linux.AT_FDCWD:
+        base = readlink(b"/proc/%d/cwd" % tid)
+    else:
+        try:
+            base = readlink(b"/proc/%d/fd/%d" % (tid, dir_fd))
+        except FileNotFoundError as error:
+            raise OSError(9, "bad descriptor") from error
+        if not base.startswith(b"/"):
+            raise OSError(ENOTDIR, "not a folder")
+    if base.endswith(b" (deleted)") and not os.path.lexists(base):
+        raise OSError(ENOENT, "the folder was deleted")
+    return base
+
+
+def locate(path: bytes, pid: int, tid: int, follow: bool) -> Located:
+    """What the absolute *path* names for thread *tid* of process *pid*; the last component is followed if *follow*."""
+    if b"/proc" not in path:
+        try:
+            fd = linux.openat2(
+                linux.AT_FDCWD, path, _OBJECT if follow else _OBJECT | os.O_NOFOLLOW, 0, linux.RESOLVE_NO_MAGICLINKS
+            )
+        except OSError as error:
+            if error.errno not in (ENOENT, ELOOP):
+                return Located(os.path.normpath(path), -1, error.errno or EINVAL)
+        else:
+            name = name_of(fd)
+            if not name.startswith(b"/proc/"):
+                if name.endswith(b" (deleted)") and os.fstat(fd).st_nlink == 0:
+                    os.close(fd)
+                    return Located(name[:-10], -1, ENOENT)
+                return Located(name, fd)
+            os.close(fd)
+    return _walk(path, pid, tid, follow)
+
+
+def _walk(path: bytes, pid: int, tid: int, follow: bool) -> Located:
+    todo = path.split(b"/")
+    must_be_folder = path.endswith((b"/", b"/."))
+    todo.reverse()
+    here = b""
+    links = 0
+    while todo:
+        name = todo.pop()
+        if name in (b"", b"."):
+            continue
+        if name == b"..":
+            here = here.rpartition(b"/")[0]
+            continue
+        there = here + b"/" + name
+        last = not any(todo)
+        try:
+            target = readlink(there)
+        except OSError as error:
+            if error.errno == EINVAL:  # not a link
+                here = there
+                continue
+            rest = b"".join(b"/" + part for part in reversed(todo) if part)
+            return Located(os.path.normpath(there + rest), -1, error.errno or EINVAL, last and error.errno == ENOENT)
+        if last and not follow and not must_be_folder:
+            here = there
+            break
+        links += 1
+        if links > _LINKS:
+            return Located(there, -1, ELOOP)
+        if there == b"/proc/self":
+            todo.append(b"%d" % pid)
+            continue
+        if there == b"/proc/thread-self":
+            todo += (b"%d" % tid, b"task", b"%d" % pid)
+            continue
+        if there.startswith(b"/proc/") and last:
+            return _through_magic(there)
+        if len(target) > 4096:
+            return Located(there, -1, ENAMETOOLONG)
+        if target.startswith(b"/"):
+            here = b""
+        todo += reversed(target.split(b"/"))
+    here = here or b"/"
+    try:
+        fd = linux.openat2(linux.AT_FDCWD, here, _OBJECT | os.O_NOFOLLOW, 0, linux.RESOLVE_NO_MAGICLINKS)
+    except OSError as error:
+        return Located(here, -1, error.errno or EINVAL, error.errno == ENOENT)
+    if must_be_folder and not _is_folder(fd):
+        os.close(fd)
+        return Located(here, -1, ENOTDIR)
+    return Located(here, fd)
+
+
+def _through_magic(link: bytes) -> Located:
+    """The object behind a link that the kernel jumps through (``/proc/<pid>/fd/3``): never by its text, which may be
+    stale.
+    """
+    try:
+        fd = os.open(link, _OBJECT)
+    except OSError as error:
+        return Located(link, -1, error.errno or EINVAL)
+    name = name_of(fd)
+    return Located(name if name.startswith(b"/") else link, fd)
+
+
+def _is_folder(fd: int) -> bool:
+    return (os.fstat(fd).st_mode & 0o170000) == 0o040000
+
+
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """Folder and last component of a path to create, remove or rename; trailing slashes stay on the name."""
+    stripped = path.rstrip(b"/")
+    folder, _, name = stripped.rpartition(b"/")
+    return folder + b"/", name + path[len(stripped) :]

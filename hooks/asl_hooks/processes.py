@@ -1,0 +1,150 @@
+"""The processes of the tree, as far as they have made themselves known by a stopped call.
+
+A ``Process`` keeps what each call would otherwise look up anew: its memory descriptor, executable, parent,
+credentials. It is found by the thread id of a call; a pidfd tells when it has gone, so that a reused id never meets
+an old entry.
+"""
+
+from __future__ import annotations
+
+import os
+
+from asl_hooks._abi import linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+
+class Process:
+    """A living process: ``mem`` is its memory (see ``asl_hooks.memory``), ``pidfd`` polls readable when it has exited.
+
+    ``cache`` belongs to whoever answers the process's calls; it is emptied by an exec.
+    """
+
+    __slots__ = ("cache", "exe", "exec_pending", "gid", "groups", "mem", "pid", "pidfd", "ppid", "tids", "uid", "umask")
+
+    def __init__(self, pid: int, status: dict[bytes, bytes]) -> None:
+        self.pid = pid
+        self.ppid = int(status[b"PPid"])
+        self.umask = int(status.get(b"Umask", b"022"), 8)
+        self.tids: set[int] = {pid}
+        self.cache: dict[Any, Any] = {}
+        self.exec_pending = False
+        self._identify(status)
+        self.pidfd = linux.pidfd_open(pid, 0)
+        try:
+            self.mem = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+            self.exe = _exe(pid)
+        except OSError:
+            os.close(self.pidfd)
+            raise
+
+    def _identify(self, status: dict[bytes, bytes]) -> None:
+        self.uid = int(status[b"Uid"].split()[3])  # the fourth is the file system id
+        self.gid = int(status[b"Gid"].split()[3])
+        self.groups = tuple(int(group) for group in status[b"Groups"].split())
+
+    def refresh(self) -> None:
+        """Look again after an exec: another address space, another program."""
+        fresh = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        os.close(self.mem)
+        self.mem = fresh
+        self.exe = _exe(self.pid)
+        self.cache.clear()
+        self.exec_pending = False
+
+    def identify(self, tid: int) -> None:
+        """Read the credentials of the thread *tid* anew."""
+        self._identify(read_status(tid))
+
+    def close(self) -> None:
+        """Give up the descriptors."""
+        os.close(self.mem)
+        os.close(self.pidfd)
+
+
+def read_status(tid: int) -> dict[bytes, bytes]:
+    """``/proc/<tid>/status`` as a mapping; ``OSError`` when the thread is gone."""
+    fd = os.open(f"/proc/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(fd, 8192)
+    finally:
+        os.close(fd)
+    fields = {}
+    for line in text.split(b"\n"):
+        key, _, content = line.partition(b":")
+        fields[key] = content.strip()
+    return fields
+
+
+def _exe(pid: int) -> str:
+    return os.readlink(b"/proc/%d/exe" % pid).decode("utf-8", "backslashreplace")
+
+
+class Processes:
+    """Known processes by thread id."""
+
+    def __init__(self) -> None:
+        self._by_tid: dict[int, Process] = {}
+        self._by_pidfd: dict[int, Process] = {}
+        self.started = 0
+
+    def find(self, tid: int) -> tuple[Process, bool]:
+        """The process of thread *tid*, and whether it is new here. ``OSError`` when it is gone or cannot be read."""
+        known = self._by_tid.get(tid)
+        if known is not None:
+            if known.exec_pending:
+                known.refresh()
+            return known, False
+        status = read_status(tid)
+        pid = int(status[b"Tgid"])
+        known = self._by_tid.get(pid)
+        if known is not None:
+            known.tids.add(tid)
+            self._by_tid[tid] = known
+            if known.exec_pending:
+                known.refresh()
+            return known, False
+        process = Process(pid, status if pid == tid else read_status(pid))
+        process.tids.add(tid)
+        self._by_tid[pid] = self._by_tid[tid] = process
+        self._by_pidfd[process.pidfd] = process
+        self.started += 1
+        return process, True
+
+    def get(self, tid: int) -> Process | None:
+        """The process of thread *tid* if it is known."""
+        return self._by_tid.get(tid)
+
+    def by_pidfd(self, pidfd: int) -> Process | None:
+        """The process whose exit *pidfd* tells."""
+        return self._by_pidfd.get(pidfd)
+
+    def forget_threads(self) -> None:
+        """Drop the thread ids that are not process ids: a thread's exit is not told, so its id could be reused."""
+        for process in self._by_pidfd.values():
+            for tid in process.tids:
+                if tid != process.pid:
+                    self._by_tid.pop(tid, None)
+            process.tids = {process.pid}
+
+    def remove(self, process: Process) -> None:
+        """Forget a process that has exited and close its descriptors."""
+        for tid in process.tids:
+            if self._by_tid.get(tid) is process:
+                del self._by_tid[tid]
+        self._by_pidfd.pop(process.pidfd, None)
+        process.close()
+
+    def __iter__(self) -> Iterator[Process]:
+        return iter(tuple(self._by_pidfd.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_pidfd)
+
+    def close(self) -> None:
+        """Forget all."""
+        for process in self:
+            self.remove(process)

@@ -1,0 +1,346 @@
+"""Network calls: the address is copied once, judged, and used by the supervisor on a copy of the very socket.
+
+Nothing here is waved through: ``connect`` and sends run on a duplicate of the tracee's socket (pidfd_getfd(2)) with
+the copied address, so neither another thread nor a ``dup2`` can change what was judged. A socket that would block is
+dialled on a thread of its own; the tracee waits, the loop does not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from errno import EACCES, EAFNOSUPPORT, EFAULT, EINVAL, EOPNOTSUPP, EPERM
+
+from agent_safety_layer.engine.operation import Operation
+from agent_safety_layer.events import Event, text_of
+from asl_hooks import memory, sockaddr
+from asl_hooks.paths import base_of, locate, split
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_safety_layer.engine.context import Context
+    from agent_safety_layer.engine.names import Names
+    from asl_hooks.backend import Call
+    from asl_hooks.processes import Process
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_SOL_SOCKET, _SO_TYPE, _SO_DOMAIN, _SO_PROTOCOL = 1, 3, 39, 38
+_STREAM, _DGRAM, _SEQPACKET = 1, 2, 5
+_MSG_DONTWAIT, _MSG_FASTOPEN, _MSG_NOSIGNAL = 0x40, 0x20000000, 0x4000
+_SCM_RIGHTS = 1
+_LONGEST_SEND = 1 << 20
+_MOST_MESSAGES = 64
+_PROTOCOLS = {(sockaddr.AF_UNIX, kind): "unix" for kind in (_STREAM, _DGRAM, _SEQPACKET)}
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+    return result
+
+
+def _option(fd: int, option: int) -> int:
+    value, size = ctypes.c_int(), ctypes.c_uint(4)
+    _check(_libc.getsockopt(fd, _SOL_SOCKET, option, ctypes.byref(value), ctypes.byref(size)))
+    return value.value
+
+
+def _is_blocking(fd: int) -> bool:
+    return os.get_blocking(fd)
+
+
+class Network:
+    """Describes the network calls of one run. ``names`` tells which name an address was looked up by."""
+
+    def __init__(self, context: Context, names: Names) -> None:
+        self._context = context
+        self._names = names
+        self._own_abstract: set[bytes] = set()
+
+    # -- shared ----------------------------------------------------------------------------------------------------
+
+    def _socket(self, call: Call, fd: int) -> tuple[int, int, int]:
+        """A copy of the tracee's socket, its domain and type. ``OSError(ENOTSOCK)`` for anything else."""
+        held = self._context.copy_descriptor(call, fd)
+        try:
+            return held, _option(held, _SO_DOMAIN), _option(held, _SO_TYPE)
+        except BaseException:
+            os.close(held)
+            raise
+
+    @staticmethod
+    def _address(process: Process, at: int, size: int) -> bytes:
+        size &= 0xFFFFFFFF
+        if size > sockaddr.LONGEST:
+            raise OSError(EINVAL, "an address too long")
+        return memory.read(process.mem, at, size) if size else b""
+
+    def _judged(
+        self, kind: str, call: Call, process: Process, domain: int, type_: int, raw: bytes
+    ) -> tuple[Event | None, bytes, int]:
+        """The event for an address, the address to use in its place, and an object to hold open for that (or -1)."""
+        try:
+            address = sockaddr.parse(raw)
+        except ValueError as error:
+            raise OSError(EINVAL, str(error)) from error
+        event = self._context.event
+        if domain == sockaddr.AF_UNIX:
+            if address.family != sockaddr.AF_UNIX:
+                raise OSError(EINVAL, "not a Unix address")
+            return self._judged_unix(kind, call, process, address.path, raw)
+        if domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
+            if address.family == sockaddr.AF_UNSPEC and kind == "net.connect":
+                return None, raw, -1  # dissolves the association; the next connect is judged anew
+            if not address.ip:
+                raise OSError(EAFNOSUPPORT, "not an internet address")
+            proto = "tcp" if type_ == _STREAM else "udp"
+            host = self._names.name_of(address.ip)
+            return event(kind, call, process, host=host, ip=address.ip, port=address.port, proto=proto), raw, -1
+        return None, raw, -1  # netlink: the filter leaves only route queries
+
+    def _judged_unix(
+        self, kind: str, call: Call, process: Process, name: bytes, raw: bytes
+    ) -> tuple[Event | None, bytes, int]:
+        event = self._context.event
+        if not name:
+            return None, raw, -1
+        if name[:1] == b"\0":
+            if kind == "net.bind":
+                self._own_abstract.add(name)
+            if name in self._own_abstract:
+                return None, raw, -1
+            return event("net.unix", call, process, path="@" + text_of(name[1:]), proto="unix"), raw, -1
+        path = name if name.startswith(b"/") else base_of(call.tid, -100) + b"/" + name
+        if kind == "net.bind":
+            folder, last = split(path)
+            parent = locate(folder, process.pid, call.tid, True)
+            if parent.fd < 0:
+                raise OSError(parent.errno, "no such folder")
+            canonical = parent.path.rstrip(b"/") + b"/" + last
+            through = canonical if len(canonical) < 108 else b"/proc/self/fd/%d/%s" % (parent.fd, last)
+            made = event("file.create", call, process, path=text_of(canonical), detail="a socket", proto="unix")
+            return made, _unix(through), parent.fd
+        found = locate(path, process.pid, call.tid, True)
+        if found.fd < 0:
+            raise OSError(found.errno, "no such socket")
+        judged = event("net.unix", call, process, path=text_of(found.path), proto="unix")
+        return judged, _unix(b"/proc/self/fd/%d" % found.fd), found.fd
+
+    # -- the calls -------------------------------------------------------------------------------------------------
+
+    def connect(self, call: Call, process: Process, name: str) -> Operation:
+        """connect."""
+        raw = self._address(process, call.args[1], call.args[2])
+        held, domain, type_ = self._socket(call, call.args[0] & 0xFFFFFFFF)
+        try:
+            event, address, extra = self._judged("net.connect", call, process, domain, type_, raw)
+        except BaseException:
+            os.close(held)
+            raise
+        target = self._names.redirect(event, address) if event is not None else address
+        blocking = _is_blocking(held) and type_ != _DGRAM
+        return Operation(
+            event,
+            lambda: _check(_libc.connect(held, target, len(target))),
+            fds=(held, extra),
+            blocking=blocking,
+        )
+
+    def bind(self, call: Call, process: Process, name: str) -> Operation:
+        """bind."""
+        raw = self._address(process, call.args[1], call.args[2])
+        held, domain, type_ = self._socket(call, call.args[0] & 0xFFFFFFFF)
+        try:
+            event, address, extra = self._judged("net.bind", call, process, domain, type_, raw)
+        except BaseException:
+            os.close(held)
+            raise
+        return Operation(
+            event,
+            lambda: _check(_libc.bind(held, address, len(address))),
+            fds=(held, extra),
+            mutates=domain == sockaddr.AF_UNIX,
+        )
+
+    def listen(self, call: Call, process: Process, name: str) -> Operation:
+        """listen: an unbound socket binds itself to every address, so it is judged as that."""
+        held, domain, _ = self._socket(call, call.args[0] & 0xFFFFFFFF)
+        backlog = call.args[1] & 0x7FFFFFFF
+        event = None
+        if domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
+            buffer, size = ctypes.create_string_buffer(sockaddr.LONGEST), ctypes.c_uint(sockaddr.LONGEST)
+            try:
+                _check(_libc.getsockname(held, buffer, ctypes.byref(size)))
+                bound = sockaddr.parse(buffer.raw[: size.value])
+            except BaseException:
+                os.close(held)
+                raise
+            event = self._context.event("net.listen", call, process, ip=bound.ip, port=bound.port, proto="tcp")
+        return Operation(event, lambda: _check(_libc.listen(held, backlog)), fds=(held,))
+
+    def send(self, call: Call, process: Process, name: str) -> Operation:
+        """sendto with an address (the filter lets the others through)."""
+        args = call.args
+        flags = args[3] & 0xFFFFFFFF
+        if flags & _MSG_FASTOPEN:
+            raise OSError(EOPNOTSUPP, "no TCP fast open: a connect that nobody judged")
+        raw = self._address(process, args[4], args[5])
+        data = memory.read(process.mem, args[1], min(args[2], _LONGEST_SEND)) if args[2] else b""
+        held, domain, type_ = self._socket(call, args[0] & 0xFFFFFFFF)
+        try:
+            event, address, extra = self._message(call, process, domain, type_, raw)
+        except BaseException:
+            os.close(held)
+            raise
+        return Operation(
+            event,
+            lambda: _check(_libc.sendto(held, data, len(data), flags | _MSG_NOSIGNAL, address or None, len(address))),
+            fds=(held, extra),
+            blocking=_is_blocking(held) and not flags & _MSG_DONTWAIT,
+        )
+
+    def _message(
+        self, call: Call, process: Process, domain: int, type_: int, raw: bytes
+    ) -> tuple[Event | None, bytes, int]:
+        if not raw:
+            return None, b"", -1
+        event, address, extra = self._judged("net.send", call, process, domain, type_, raw)
+        if event is not None and event.kind == "net.send":
+            address = self._names.redirect(event, address)
+        return event, address, extra
+
+    def sendmsg(self, call: Call, process: Process, name: str) -> Operation:
+        """sendmsg, sendmmsg: every message with its own address; data and passed descriptors are copied with it.
+
+        One operation judges the strictest of the addresses, and stands for all messages.
+        """
+        args = call.args
+        many = name == "sendmmsg"
+        flags = args[3 if many else 2] & 0xFFFFFFFF
+        if flags & _MSG_FASTOPEN:
+            raise OSError(EOPNOTSUPP, "no TCP fast open: a connect that nobody judged")
+        held, domain, type_ = self._socket(call, args[0] & 0xFFFFFFFF)
+        fds = [held]
+        try:
+            step = 64 if many else 56
+            count = min(args[2] & 0xFFFFFFFF, _MOST_MESSAGES) if many else 1
+            messages = [self._read_message(call, process, args[1] + i * step, domain, type_, fds) for i in range(count)]
+        except BaseException:
+            for fd in fds:
+                if fd >= 0:
+                    os.close(fd)
+            raise
+        events = [event for event, _ in messages if event is not None]
+        event = self._strictest(events)
+
+        def perform() -> int:
+            done = 0
+            for i, (_, send) in enumerate(messages):
+                try:
+                    sent = send(held, flags | _MSG_NOSIGNAL)
+                except OSError:
+                    if not done:
+                        raise
+                    break
+                if not many:
+                    return sent
+                memory.write(process.mem, args[1] + i * step + 56, sent.to_bytes(4, "little"))
+                done += 1
+            return done
+
+        blocking = _is_blocking(held) and not flags & _MSG_DONTWAIT
+        return Operation(event, perform, fds=tuple(fds), blocking=blocking)
+
+    def _strictest(self, events: list[Event]) -> Event | None:
+        from agent_safety_layer.events import RANK
+
+        decide = self._context.decide
+        return max(events, key=lambda event: RANK[decide(event).action], default=None)
+
+    def _read_message(
+        self, call: Call, process: Process, at: int, domain: int, type_: int, fds: list[int]
+    ) -> tuple[Event | None, Callable[[int, int], int]]:
+        header = memory.read(process.mem, at, 56)
+        name, name_len, iov, iov_len, control, control_len = (
+            int.from_bytes(header[i : i + n], "little") for i, n in ((0, 8), (8, 4), (16, 8), (24, 8), (32, 8), (40, 8))
+        )
+        if iov_len > 1024:
+            raise OSError(90, "too many parts")  # EMSGSIZE
+        raw = self._address(process, name, name_len) if name and name_len else b""
+        vector = memory.read(process.mem, iov, iov_len * 16) if iov_len else b""
+        parts, room = [], _LONGEST_SEND
+        for i in range(0, len(vector), 16):
+            base, size = (int.from_bytes(vector[j : j + 8], "little") for j in (i, i + 8))
+            size = min(size, room)
+            if size:
+                parts.append(memory.read(process.mem, base, size))
+                room -= size
+        data = b"".join(parts)
+        rights = self._rights(call, process, control, control_len, fds) if control and control_len else []
+        event, address, extra = self._message(call, process, domain, type_, raw)
+        fds.append(extra)
+
+        def send(fd: int, flags: int) -> int:
+            return _send_message(fd, data, rights, flags, address)
+
+        return event, send
+
+    def _rights(self, call: Call, process: Process, at: int, size: int, fds: list[int]) -> list[int]:
+        """Descriptors that the message passes on, copied here."""
+        if size > 65536:
+            raise OSError(EINVAL, "control data too long")
+        control = memory.read(process.mem, at, size)
+        rights: list[int] = []
+        start = 0
+        while start + 16 <= len(control):
+            length, level, kind = (
+                int.from_bytes(control[start + i : start + i + n], "little") for i, n in ((0, 8), (8, 4), (12, 4))
+            )
+            if length < 16 or start + length > len(control):
+                raise OSError(EINVAL, "malformed control data")
+            if (level, kind) != (_SOL_SOCKET, _SCM_RIGHTS):
+                raise OSError(EPERM, "only descriptors are passed on")
+            body = control[start + 16 : start + length]
+            for i in range(0, len(body) - 3, 4):
+                held = self._context.copy_descriptor(call, int.from_bytes(body[i : i + 4], "little"))
+                fds.append(held)
+                rights.append(held)
+            start += (length + 7) & ~7
+        return rights
+
+
+def _unix(path: bytes) -> bytes:
+    return sockaddr.AF_UNIX.to_bytes(2, "little") + path + b"\0"
+
+
+class _Message(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("name_len", ctypes.c_uint),
+        ("iov", ctypes.c_void_p),
+        ("iov_len", ctypes.c_size_t),
+        ("control", ctypes.c_char_p),
+        ("control_len", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    )
+
+
+class _Part(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_char_p), ("size", ctypes.c_size_t))
+
+
+def _send_message(fd: int, data: bytes, rights: list[int], flags: int, address: bytes) -> int:
+    part = _Part(data, len(data))
+    control = b""
+    if rights:
+        body = b"".join(fd.to_bytes(4, "little") for fd in rights)
+        control = (16 + len(body)).to_bytes(8, "little") + b"\1\0\0\0\1\0\0\0" + body
+        control += b"\0" * (-len(control) % 8)
+    message = _Message(address or None, len(address), ctypes.addressof(part), 1, control or None, len(control), 0)
+    return _check(_libc.sendmsg(fd, ctypes.byref(message), flags))
+
+
+_ = (EACCES, EFAULT)

@@ -1,0 +1,64 @@
+"""Where answered calls are written down: the trace, the counts, the denials. The loop's only sink."""
+
+from __future__ import annotations
+
+from time import monotonic, time
+
+from agent_safety_layer.events import ALLOW, AUDIT
+from agent_safety_layer.trace.encode import body as encode
+from asl_hooks.value import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_safety_layer.denials import Denials
+    from agent_safety_layer.events import Decision, Event
+    from agent_safety_layer.tally import Slot, Tally
+    from agent_safety_layer.trace.writer import TraceWriter
+
+
+class Recorder:
+    """Writes down events with what became of them. ``listener`` also sees each entry, for live views."""
+
+    def __init__(self, writer: TraceWriter, tally: Tally, denials: Denials) -> None:
+        self._writer = writer
+        self._tally = tally
+        self._denials = denials
+        self.listener: Callable[[Event, Decision, str, str], None] | None = None
+
+    def record(
+        self, event: Event, decision: Decision, effective: str, result: str, started: float, why: str = ""
+    ) -> tuple[bytes, Slot]:
+        """Record an event; its line's body and count come back, for ``repeat``. ``why`` adds to the decision's
+        reason.
+        """
+        if why:
+            decision = replace(decision, reason=f"{decision.reason}; {why}" if decision.reason else why)
+        body = encode(event, decision, effective, result)
+        self._writer.add(body, started, int((time() - started) * 1e6))
+        slot = self._tally.add(event, decision, effective)
+        if effective not in (ALLOW, AUDIT) or effective != decision.action:
+            self._denials.tell(event, decision, effective, monotonic())
+        if self.listener is not None:
+            self.listener(event, decision, effective, result)
+        return body, slot
+
+    def repeat(self, body: bytes, slot: Slot, started: float) -> None:
+        """Record the same again, at another time."""
+        self._writer.add(body, started, int((time() - started) * 1e6))
+        slot.n += 1
+
+    def due(self, now: float) -> bool:
+        """Whether to flush; *now* is monotonic seconds."""
+        self._denials.tick(now)
+        return self._writer.due(now)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits to be flushed."""
+        return self._writer.pending
+
+    def flush(self) -> None:
+        """Bring what is pending into the file."""
+        self._writer.flush()
