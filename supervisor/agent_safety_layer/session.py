@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agent_safety_layer.engine.gate import Gate
-    from agent_safety_layer.engine.loop import Engine, Kernel
+    from agent_safety_layer.engine.kernel import Kernel
+    from agent_safety_layer.engine.loop import Engine
     from agent_safety_layer.policy import Plan, Policy
 
 
@@ -81,6 +82,7 @@ class Session:
         """
         settings = self.settings
         started = monotonic()
+        self._check_terminal()
         state_dir = state.state_dir()
         private = _Private(self.run_id)
         try:
@@ -117,6 +119,7 @@ class Session:
         from agent_safety_layer.engine.loop import Engine
         from agent_safety_layer.engine.names import Names
         from agent_safety_layer.engine.recorder import Recorder
+        from agent_safety_layer.engine.view import View
         from agent_safety_layer.limits import rlimits
         from agent_safety_layer.policy import Bounds as Prefixes
         from agent_safety_layer.trace.header import header
@@ -172,26 +175,28 @@ class Session:
         finally:
             if ruleset >= 0:
                 os.close(ruleset)
+        view = View(
+            policy,
+            Prefixes(readable),
+            Prefixes(writable),
+            wave_reads=plan.wave_reads,
+            domain=ruleset >= 0,
+            kernel=kernel,
+            warden=launched.warden,
+        )
         engine = Engine(
             Listener(launched.listener),
-            policy,
-            plan,
-            (Prefixes(readable), Prefixes(writable)),
+            view,
             recorder,
-            _Late(),
             Names(),
-            warden=launched.warden,
+            gate=lambda engine: self._gate(policy, engine),
             verify_exec="ptrace" in dict(bounds.enforced),
-            kernel=kernel,
             max_processes=policy.limits.processes or 0,
         )
-        gate = self._gate(policy, engine)
-        engine.gate = gate
         tree = Tree(engine, launched, policy.limits, recorder, self._stderr)
         try:
             ending = tree.live(started)
         finally:
-            gate.close()
             tree.end()
             engine.close()
         return self._close(ending, writer, denials)
@@ -200,14 +205,18 @@ class Session:
         from agent_safety_layer.engine.gate import Nobody, Terminal
 
         if self.settings.approve == "tty":
+            return Terminal(policy.approvals.timeout_s, engine.later)
+        return Nobody()
+
+    def _check_terminal(self) -> None:
+        if self.settings.approve == "tty":
             try:
-                return Terminal(policy.approvals.timeout_s, engine.later)
+                os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY))
             except OSError as error:
                 raise UsageError(
                     f"--approve tty needs a terminal, and there is none ({error.strerror}).",
                     remedy="Run it from a terminal, or with --approve deny.",
                 ) from error
-        return Nobody()
 
     def _environment(self, policy: Policy, private: _Private) -> tuple[tuple[str, str], ...]:
         from agent_safety_layer.policy import environment
@@ -231,16 +240,6 @@ class Session:
             summary(self.tally, ending, self.trace_path, verbosity=self.settings.verbosity, colour=self._colour)
         )
         return ending
-
-
-class _Late:
-    """Stands in for the gate until there is a loop to answer to."""
-
-    def ask(self, event: object, decision: object, answered: Any) -> None:
-        answered(False, "nobody could be asked yet")
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class _Private:
@@ -313,11 +312,11 @@ class _Machine:
 
     def filters(self, landlocked: bool) -> tuple[bytes, Kernel]:
         """The seccomp program, and what the engine needs to know of the kernel's part."""
-        from agent_safety_layer.engine.loop import FILE_TAGS, NETWORK_TAGS, OTHER_TAGS, Kernel
+        from agent_safety_layer.engine.kernel import NOTIFIED, Kernel
         from asl_hooks import bpf, filters, syscalls
 
         scoped = landlocked and "scope.signal" not in self.lost
-        notified = {*FILE_TAGS, *NETWORK_TAGS, *OTHER_TAGS, "kill", *(() if scoped else ("setown",))}
+        notified = {*NOTIFIED, *(() if scoped else ("setown",))}
         arch = syscalls.native_arch()
         program = bpf.assemble(filters.build(arch, notified, report=True, keep_dumpable=True))
         silent = filters.build(arch, notified, keep_dumpable=True)

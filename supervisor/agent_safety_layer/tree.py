@@ -51,7 +51,7 @@ class Tree:
         engine, launched = self._engine, self._launched
         engine.watch(launched.status)
         engine.on_signal = self._signalled
-        engine.on_violation = lambda: self._stop("violation", 0)
+        engine.answers.on_violation = lambda: self._stop("violation", 0)
         self._take_signals()
         try:
             os.write(launched.go, b"g")

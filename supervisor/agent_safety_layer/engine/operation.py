@@ -33,10 +33,11 @@ class Operation:
     returns the call's result (a number, or ``Injected``) or raises ``OSError`` with the errno that the tracee shall
     see. ``blocking``: it may wait for others, so it runs on a thread of its own. ``fds`` are closed by ``close``.
     ``mutates``: it can change what paths lead to. ``reopen``: the canonical path of a plain file or folder that was
-    opened and can be opened again by that, or nothing.
+    opened and can be opened again by that, or nothing. ``silent``: judged, but too trivial to record. ``outside``: it
+    reaches for a process that is not of the tree.
     """
 
-    __slots__ = ("blocking", "bounded", "event", "fds", "mutates", "perform", "reopen")
+    __slots__ = ("blocking", "bounded", "event", "fds", "mutates", "outside", "perform", "reopen", "silent")
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class Operation:
         blocking: bool = False,
         mutates: bool = False,
         reopen: bytes = b"",
+        silent: bool = False,
+        outside: bool = False,
     ) -> None:
         self.event = event
         self.perform = perform
@@ -56,6 +59,8 @@ class Operation:
         self.blocking = blocking
         self.mutates = mutates
         self.reopen = reopen
+        self.silent = silent
+        self.outside = outside
 
     def close(self) -> None:
         """Let go of the objects that were held."""

@@ -1,0 +1,192 @@
+"""Answering an operation: judged, then refused, waved through, performed here, or put to a person.
+
+judge ─┬─ block ──────────────► refuse: the call fails, the agent goes on
+       ├─ require_approval ───► park: the call waits for a person; then apply or refuse
+       └─ the rest ── apply ─┬─ bounded by the kernel: proceed
+                             ├─ may wait for others: perform on a thread of its own
+                             └─ perform, then give the result or inject the descriptor
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+from errno import EACCES, EINVAL, EPERM
+
+from agent_safety_layer.engine.operation import Injected, Operation
+from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, Decision, strictest
+from asl_hooks.value import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_safety_layer.engine.execs import ExecCheck
+    from agent_safety_layer.engine.gate import Gate
+    from agent_safety_layer.engine.plans import Plans
+    from agent_safety_layer.engine.recorder import Recorder
+    from agent_safety_layer.engine.view import View
+    from asl_hooks.backend import Backend, Call
+    from asl_hooks.processes import Process
+
+ALLOWED = Decision(ALLOW)
+_OUTSIDE = Decision(BLOCK, "tree", "", "signals reach only processes of this run")
+_REFUSED = {"file": EACCES, "net": EACCES, "process.exec": EACCES}  # everything else is EPERM
+
+
+@value
+class Stopped:
+    """A stopped call with the process that made it and the time at which it was taken up."""
+
+    call: Call
+    process: Process
+    started: float
+
+
+class Answers:
+    """Answers operations. ``later`` runs a callable in the loop's thread and may be called from any."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        view: View,
+        recorder: Recorder,
+        plans: Plans,
+        execs: ExecCheck,
+        gate: Gate,
+        later: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._backend = backend
+        self._view = view
+        self._recorder = recorder
+        self._plans = plans
+        self._execs = execs
+        self._gate = gate
+        self._later = later
+        self._lenient = view.enforced is not view.policy  # some layer only observes
+        self._stateful = view.policy.stateful
+        self._kills = view.policy.on_violation == "kill"
+        self.on_violation: Callable[[], None] = lambda: None
+
+    def judge(self, stopped: Stopped, operation: Operation) -> None:
+        """Decide about the operation and do what the decision says."""
+        event = operation.event
+        if event is None:
+            self._apply(stopped, operation, ALLOWED, ALLOW)
+            return
+        view = self._view
+        decision = view.decide(event)
+        if operation.outside:
+            decision = strictest(decision, _OUTSIDE)
+        if self._stateful:
+            view.advance(event, decision)
+        action = decision.action
+        if self._lenient and action in (BLOCK, ASK) and not operation.outside:
+            action = view.decide_enforced(event).action
+            if action not in (BLOCK, ASK):
+                action = AUDIT
+        if action == BLOCK:
+            self._refuse(stopped, operation, decision)
+        elif action == ASK:
+            self._park(stopped, operation, decision)
+        else:
+            self._apply(stopped, operation, decision, action)
+
+    def _refuse(self, stopped: Stopped, operation: Operation, decision: Decision, why: str = "") -> None:
+        event = operation.event
+        assert event is not None
+        operation.close()
+        errno = _REFUSED.get(event.kind) or _REFUSED.get(event.kind.partition(".")[0], EPERM)
+        self._backend.fail(stopped.call, errno)
+        self._recorder.record(event, decision, BLOCK, errno_name(errno), stopped.started, why)
+        if self._kills:
+            self._later(self.on_violation)
+
+    def _park(self, stopped: Stopped, operation: Operation, decision: Decision) -> None:
+        event = operation.event
+        assert event is not None
+
+        def answered(allowed: bool, by: str) -> None:
+            if not self._backend.valid(stopped.call):
+                operation.close()
+            elif allowed:
+                self._apply(stopped, operation, decision, ALLOW)
+            else:
+                self._refuse(stopped, operation, decision, by)
+
+        self._gate.ask(event, decision, answered)
+
+    def _apply(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str) -> None:
+        event = operation.event
+        if event is not None and event.kind == "process.exec":
+            operation.close()
+            self._execs.let_go(stopped, event, decision, effective)
+        elif operation.bounded:
+            self._wave(stopped, operation, decision, effective)
+        elif operation.blocking:
+            _thread.start_new_thread(self._perform_aside, (stopped, operation, decision, effective))
+        else:
+            self._finish(stopped, operation, decision, effective, *_attempt(operation))
+
+    def _wave(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str) -> None:
+        operation.close()
+        if operation.mutates:
+            self._plans.epoch += 1
+        event = operation.event
+        if self._backend.proceed(stopped.call) and event is not None and not operation.silent:
+            body, slot = self._recorder.record(event, decision, effective, "", stopped.started)
+            if not self._stateful:
+                self._plans.keep(stopped.call, stopped.process, b"", body, slot)
+
+    def _perform_aside(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str) -> None:
+        done = _attempt(operation)
+        self._later(lambda: self._finish(stopped, operation, decision, effective, *done))
+
+    def _finish(
+        self,
+        stopped: Stopped,
+        operation: Operation,
+        decision: Decision,
+        effective: str,
+        result: int | Injected,
+        errno: int,
+    ) -> None:
+        backend, call = self._backend, stopped.call
+        if errno:
+            done = backend.fail(call, errno)
+        elif isinstance(result, Injected):
+            done = backend.inject(call, result.fd, result.cloexec)
+            os.close(result.fd)
+        else:
+            done = backend.give(call, result)
+        operation.close()
+        if operation.mutates:
+            self._plans.epoch += 1
+        if operation.event is not None and done:
+            body, slot = self._recorder.record(operation.event, decision, effective, errno_name(errno), stopped.started)
+            if operation.reopen and not errno and not self._stateful:
+                self._plans.keep(call, stopped.process, operation.reopen, body, slot)
+
+
+def _attempt(operation: Operation) -> tuple[int | Injected, int]:
+    """The result of performing an operation, and the errno that stopped it (0 for none)."""
+    assert operation.perform is not None
+    try:
+        return operation.perform(), 0
+    except OSError as error:
+        return 0, error.errno or EPERM
+    except (ValueError, OverflowError):  # an argument that Python's wrappers refuse: a NUL byte, a huge number
+        return 0, EINVAL
+
+
+_errno_names: dict[int, str] = {0: ""}
+
+
+def errno_name(errno: int) -> str:
+    """``EACCES`` for 13; empty for 0."""
+    name = _errno_names.get(errno)
+    if name is None:
+        from errno import errorcode
+
+        name = _errno_names[errno] = errorcode.get(errno, str(errno))
+    return name

@@ -1,0 +1,216 @@
+"""Making, removing and moving names: each acts on one component below a folder that is held open.
+
+Where any path below a folder could be blocked, that folder is outside the WRITE part of the Landlock domain, so every
+change there comes through here, one after the other: between a check and the act that follows it nothing else changes
+that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import EACCES, EBUSY, EINVAL, ENOTEMPTY, EPERM, EXDEV
+
+from agent_safety_layer.engine.objects import Objects, signed
+from agent_safety_layer.engine.operation import Operation
+from agent_safety_layer.events import ASK, RANK, Event, text_of
+from asl_hooks import memory
+from asl_hooks._abi import linux
+from asl_hooks.paths import split
+from asl_hooks.value import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_safety_layer.engine.context import Context
+    from asl_hooks.backend import Call
+    from asl_hooks.processes import Process
+
+_CARRIED = 10_000  # entries that a renamed folder may take along and have judged
+
+
+class Entries:
+    """Describes the calls of one run that make, remove and move names."""
+
+    def __init__(self, context: Context, objects: Objects) -> None:
+        self._context = context
+        self._objects = objects
+
+    def entry(
+        self,
+        kind: str,
+        call: Call,
+        process: Process,
+        place: tuple[int, int],
+        act: Callable[[int, bytes], None],
+        landlocked: bool = True,
+        mutates: bool = False,
+        **more: object,
+    ) -> Operation:
+        """An operation on one name below a held folder. ``place`` is (dir fd, index of the path argument).
+
+        ``landlocked``: Landlock knows the operation, so it is bounded wherever the WRITE part of the domain covers it.
+        """
+        path = self._objects.path(call, process, place[1], place[0])
+        parent, name, canonical = self._objects.parent(path, call, process)
+        event = self._objects.event(kind, call, process, canonical, path, **more)
+
+        def perform() -> int:
+            self._objects.as_creator(process)
+            act(parent.fd, name)
+            return 0
+
+        bounded = landlocked and self._context.writes_bounded(text_of(parent.path))
+        return Operation(event, perform, bounded=bounded, fds=(parent.fd,), mutates=mutates)
+
+    def mkdir(self, call: Call, process: Process, name: str) -> Operation:
+        """mkdir, mkdirat."""
+        place, mode = ((signed(call.args[0]), 1), call.args[2]) if name == "mkdirat" else ((-100, 0), call.args[1])
+        return self.entry(
+            "file.create",
+            call,
+            process,
+            place,
+            lambda at, last: os.mkdir(last, mode & 0o7777, dir_fd=at),
+            mode=mode & 0o7777,
+        )
+
+    def mknod(self, call: Call, process: Process, name: str) -> Operation:
+        """mknod, mknodat: files, FIFOs and sockets; device nodes are refused."""
+        place, mode = ((signed(call.args[0]), 1), call.args[2]) if name == "mknodat" else ((-100, 0), call.args[1])
+        mode &= 0xFFFFFFFF
+        if stat.S_IFMT(mode) in (stat.S_IFCHR, stat.S_IFBLK):
+            raise OSError(EPERM, "device nodes are not made here")
+        return self.entry(
+            "file.create", call, process, place, lambda at, last: os.mknod(last, mode, dir_fd=at), mode=mode & 0o7777
+        )
+
+    def unlink(self, call: Call, process: Process, name: str) -> Operation:
+        """unlink, unlinkat, rmdir."""
+        place = (signed(call.args[0]), 1) if name == "unlinkat" else (-100, 0)
+        folder = name == "rmdir" or (name == "unlinkat" and bool(call.args[2] & linux.AT_REMOVEDIR))
+        act = os.rmdir if folder else os.unlink
+        path = self._objects.path(call, process, place[1], place[0])
+        last = split(path)[1].rstrip(b"/")
+        if folder and last in (b"", b".", b".."):  # the kernel's own errors for names that cannot be removed
+            raise OSError({b".": EINVAL, b"..": ENOTEMPTY}.get(last, EBUSY), "not a name that can be removed")
+        is_link = os.path.islink(path)
+        return self.entry("file.delete", call, process, place, lambda at, last: act(last, dir_fd=at), mutates=is_link)
+
+    def symlink(self, call: Call, process: Process, name: str) -> Operation:
+        """symlink, symlinkat. The target is text: it is judged when somebody follows it."""
+        target = memory.read_string(process.mem, call.args[0])
+        place = (signed(call.args[1]), 2) if name == "symlinkat" else (-100, 1)
+        return self.entry(
+            "file.create",
+            call,
+            process,
+            place,
+            lambda at, last: os.symlink(target, last, dir_fd=at),
+            mutates=True,
+            detail="symbolic link to " + text_of(target),
+        )
+
+    def rename(self, call: Call, process: Process, name: str) -> Operation:
+        """rename, renameat, renameat2."""
+        args = call.args
+        if name == "rename":
+            places, flags = ((-100, 0), (-100, 1)), 0
+        else:
+            places = ((signed(args[0]), 1), (signed(args[2]), 3))
+            flags = args[4] & 0xFFFFFFFF if name == "renameat2" else 0
+        if flags & 4:
+            raise OSError(EPERM, "whiteouts are not made here")
+        paths = [self._objects.path(call, process, at, dir_fd) for dir_fd, at in places]
+        source, name1, text1 = self._objects.parent(paths[0], call, process)
+        try:
+            target, name2, text2 = self._objects.parent(paths[1], call, process)
+        except BaseException:
+            os.close(source.fd)
+            raise
+        event = self._objects.event("file.rename", call, process, text1, paths[0], path2=text2)
+        context = self._context
+        ends = (context.writes_bounded(text_of(source.path)), context.writes_bounded(text_of(target.path)))
+
+        def perform() -> int:
+            if _is_folder_at(source.fd, name1):
+                self._judge_carried(event, text1, text2, any(ends))
+            if flags & 2 and _is_folder_at(target.fd, name2):
+                self._judge_carried(event, text2, text1, any(ends))
+            linux.renameat2(source.fd, name1, target.fd, name2, flags)
+            return 0
+
+        return Operation(event, perform, bounded=all(ends), fds=(source.fd, target.fd), mutates=True)
+
+    def _judge_carried(self, event: Event, source: str, target: str, unserialised: bool) -> None:
+        """A renamed folder takes its contents along: each entry must be as allowed at its new name as at its old.
+
+        ``unserialised``: one end lies where the kernel alone bounds changes, so entries could appear between this and
+        the rename; EXDEV then makes mv(1) copy, and each copy is judged. The same where there is too much to judge.
+        """
+        if unserialised:
+            raise OSError(EXDEV, "moved piece by piece, so that each piece is judged")
+        count = 0
+        for folder, folders, files in os.walk(os.fsencode(source)):
+            for name in folders + files:
+                count += 1
+                if count > _CARRIED:
+                    raise OSError(EXDEV, "too much to judge at once")
+                old = text_of(folder + b"/" + name)
+                new = target + old[len(source) :]
+                before, after = self._strictness(event, old), self._strictness(event, new)
+                if before >= RANK[ASK] or after >= RANK[ASK] or before > after:
+                    raise OSError(EACCES, f"it would take {old} along")
+
+    def _strictness(self, event: Event, path: str) -> int:
+        decide = self._context.decide
+        return max(
+            RANK[decide(replace(event, kind=kind, path=path, path2="")).action] for kind in ("file.read", "file.write")
+        )
+
+    def link(self, call: Call, process: Process, name: str) -> Operation:
+        """link, linkat: another name for a file, so it must be writable under both."""
+        args = call.args
+        if name == "link":
+            places, flags = ((-100, 0), (-100, 1)), 0
+        else:
+            places, flags = ((signed(args[0]), 1), (signed(args[2]), 3)), args[4] & 0xFFFFFFFF
+        if flags & linux.AT_EMPTY_PATH and not memory.read_string(process.mem, args[1]):
+            found = self._objects.held_descriptor(call, signed(args[0]))
+            path1 = found.path
+        else:
+            path1 = self._objects.path(call, process, places[0][1], places[0][0])
+            found = self._objects.locate(path1, call, process, bool(flags & linux.AT_SYMLINK_FOLLOW))
+        if found.fd < 0:
+            raise OSError(found.errno, "no such file")
+        try:
+            path2 = self._objects.path(call, process, places[1][1], places[1][0])
+            parent, last, text2 = self._objects.parent(path2, call, process)
+        except BaseException:
+            os.close(found.fd)
+            raise
+        text1 = text_of(found.path)
+        event = self._objects.event("file.link", call, process, text1, path1, path2=text2)
+
+        def perform() -> int:
+            # By way of /proc: linking a descriptor itself (AT_EMPTY_PATH) takes CAP_DAC_READ_SEARCH.
+            source = b"/proc/self/fd/%d" % found.fd
+            if stat.S_ISLNK(os.fstat(found.fd).st_mode):
+                raise OSError(EPERM, "no hard links to symbolic links")
+            linux.linkat(linux.AT_FDCWD, source, parent.fd, last, linux.AT_SYMLINK_FOLLOW)
+            return 0
+
+        context = self._context
+        bounded = context.writes_bounded(os.path.dirname(text1)) and context.writes_bounded(text_of(parent.path))
+        return Operation(event, perform, bounded=bounded, fds=(found.fd, parent.fd))
+
+
+def _is_folder_at(parent: int, name: bytes) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+_NOW, _OMIT = (1 << 30) - 1, (1 << 30) - 2

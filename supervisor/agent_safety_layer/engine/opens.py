@@ -1,0 +1,190 @@
+"""Opening: what is opened is judged by the name of the held object, and opened through that very hold."""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENXIO, EXDEV
+
+from agent_safety_layer.engine.objects import FOLDER, Objects, failing, signed
+from agent_safety_layer.engine.operation import Injected, Operation
+from agent_safety_layer.events import text_of
+from asl_hooks import memory
+from asl_hooks._abi import linux
+from asl_hooks.paths import Located, base_of, name_of, split
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_safety_layer.engine.context import Context
+    from asl_hooks.backend import Call
+    from asl_hooks.processes import Process
+
+_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+_TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
+_REOPEN = ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+_FLAG_NAMES = tuple(
+    (getattr(os, name), name)
+    for name in (
+        *("O_CREAT", "O_EXCL", "O_NOCTTY", "O_TRUNC", "O_APPEND", "O_NONBLOCK", "O_DSYNC", "O_DIRECT"),
+        *("O_DIRECTORY", "O_NOFOLLOW", "O_NOATIME", "O_CLOEXEC", "O_PATH"),
+    )
+)
+_flag_texts: dict[int, str] = {}
+
+
+def flags_text(flags: int) -> str:
+    """Open flags by name: ``O_WRONLY|O_CREAT|O_CLOEXEC``."""
+    known = _flag_texts.get(flags)
+    if known is None:
+        names = [("O_RDONLY", "O_WRONLY", "O_RDWR", "O_RDWR")[flags & 3]]
+        names += [name for bit, name in _FLAG_NAMES if flags & bit]
+        if flags & _TMPFILE:
+            names.append("O_TMPFILE")
+        known = _flag_texts[flags] = "|".join(names)
+    return known
+
+
+class Opens:
+    """Describes the open family of one run."""
+
+    def __init__(self, context: Context, objects: Objects) -> None:
+        self._context = context
+        self._objects = objects
+
+    def open(self, call: Call, process: Process, name: str) -> Operation:
+        """open, openat, openat2, creat."""
+        args = call.args
+        resolve = 0
+        if name == "openat":
+            dir_fd, at, flags, mode = signed(args[0]), 1, args[2] & 0xFFFFFFFF, args[3] & 0o7777
+        elif name == "open":
+            dir_fd, at, flags, mode = linux.AT_FDCWD, 0, args[1] & 0xFFFFFFFF, args[2] & 0o7777
+        elif name == "creat":
+            dir_fd, at, flags, mode = linux.AT_FDCWD, 0, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, args[1] & 0o7777
+        else:
+            dir_fd, at, (flags, mode, resolve) = signed(args[0]), 1, self._open_how(call, process)
+        path = self._objects.path(call, process, at, dir_fd)
+        context = self._context
+        follow = not (flags & os.O_NOFOLLOW or (flags & os.O_CREAT and flags & os.O_EXCL))
+        if resolve:
+            found = self._resolve_within(call, process, at, dir_fd, flags, resolve)
+        else:
+            found = self._objects.locate(path, call, process, follow)
+        canonical = text_of(found.path)
+        try:
+            kind = self._open_kind(found, flags)
+            event = self._objects.event(kind, call, process, canonical, path, flags=flags_text(flags))
+            writes = kind not in ("file.read", "file.list", "file.meta")
+            if kind == "file.meta":  # O_PATH: a name that is held, nothing that can be read; as stat
+                return Operation(event, failing(found.errno), bounded=True, fds=(found.fd,), silent=True)
+            bounded = context.writes_bounded(canonical) if writes else context.reads_bounded(canonical)
+            if writes and flags & _ACCESS == os.O_RDWR:
+                bounded = bounded and context.reads_bounded(canonical)
+        except BaseException:
+            if found.fd >= 0:
+                os.close(found.fd)
+            raise
+        if found.fd < 0 and not (found.creatable and flags & os.O_CREAT):
+            return Operation(event, failing(found.errno), bounded=bounded)
+        perform, blocking = self._opener(found, flags, mode, process)
+        plain = not blocking and kind != "file.create" and found.path.startswith(b"/") and not resolve
+        again = found.path if plain else b""
+        return Operation(event, perform, bounded=bounded, fds=(found.fd,), blocking=blocking, reopen=again)
+
+    def _open_how(self, call: Call, process: Process) -> tuple[int, int, int]:
+        size = call.args[3]
+        if size < 24 or size > memory.PAGE:
+            raise OSError(EINVAL, "open_how of a wrong size")
+        how = memory.read(process.mem, call.args[2], size)
+        if any(how[24:]):
+            raise OSError(7, "open_how from a newer kernel")  # E2BIG
+        flags, mode, resolve = (int.from_bytes(how[i : i + 8], "little") for i in (0, 8, 16))
+        if flags >> 32 or mode & ~0o7777:
+            raise OSError(EINVAL, "open_how with unknown flags")
+        return flags, mode, resolve
+
+    def _resolve_within(self, call: Call, process: Process, at: int, dir_fd: int, flags: int, resolve: int) -> Located:
+        """As openat2 with RESOLVE_* flags: by the kernel, from the very folder that the tracee named."""
+        raw = memory.read_string(process.mem, call.args[at])
+        start = os.open(base_of(call.tid, dir_fd), FOLDER)
+        try:
+            held = os.O_PATH | os.O_CLOEXEC | flags & os.O_NOFOLLOW
+            fd = linux.openat2(start, raw, held, 0, resolve & ~linux.RESOLVE_CACHED | linux.RESOLVE_NO_MAGICLINKS)
+        except FileNotFoundError:
+            if not flags & os.O_CREAT:
+                raise
+            folder, name = split(b"/" + raw if not raw.startswith(b"/") else raw)
+            parent = linux.openat2(
+                start,
+                folder.lstrip(b"/") or b".",
+                FOLDER,
+                0,
+                resolve & ~linux.RESOLVE_CACHED | linux.RESOLVE_NO_MAGICLINKS,
+            )
+            try:
+                return Located(name_of(parent).rstrip(b"/") + b"/" + name, -1, ENOENT, True)
+            finally:
+                os.close(parent)
+        finally:
+            os.close(start)
+        found = Located(name_of(fd), fd)
+        if found.path.startswith(b"/proc/"):
+            os.close(fd)
+            raise OSError(EXDEV, "no RESOLVE_* flags below /proc")
+        return found
+
+    @staticmethod
+    def _open_kind(found: Located, flags: int) -> str:
+        if flags & os.O_PATH:
+            return "file.meta"
+        if flags & _TMPFILE or (found.fd < 0 and found.creatable and flags & os.O_CREAT):
+            return "file.create"
+        if flags & _ACCESS != os.O_RDONLY or flags & os.O_TRUNC:
+            return "file.write"
+        if found.fd >= 0 and stat.S_ISDIR(os.fstat(found.fd).st_mode):
+            return "file.list"
+        return "file.read"
+
+    def _opener(
+        self, found: Located, flags: int, mode: int, process: Process
+    ) -> tuple[Callable[[], int | Injected], bool]:
+        cloexec = bool(flags & os.O_CLOEXEC)
+        if found.fd < 0:
+            return lambda: Injected(self._create(found.path, flags, mode, process), cloexec), False
+        kind = os.fstat(found.fd).st_mode
+        if stat.S_ISLNK(kind):
+            return failing(ELOOP), False
+        if stat.S_ISSOCK(kind):
+            return failing(ENXIO), False
+        if flags & os.O_CREAT and flags & os.O_EXCL:
+            return failing(EEXIST), False
+        if flags & os.O_CREAT and stat.S_ISDIR(kind) and not flags & _TMPFILE:
+            return failing(EISDIR), False
+        source = b"/proc/self/fd/%d" % found.fd
+        if found.path == b"/dev/tty":
+            source = self._context.terminal_of(process)
+        how = flags & _REOPEN | os.O_CLOEXEC | os.O_NOCTTY
+
+        def reopen() -> Injected:
+            if flags & _TMPFILE:
+                self._objects.as_creator(process)
+            return Injected(os.open(source, how, mode), cloexec)
+
+        blocking = stat.S_ISFIFO(kind) or (stat.S_ISCHR(kind) and os.major(os.fstat(found.fd).st_rdev) != 1)
+        return reopen, blocking and not flags & os.O_NONBLOCK
+
+    def _create(self, path: bytes, flags: int, mode: int, process: Process) -> int:
+        """Create the file and open it: below the folder that was judged, through no link."""
+        folder, name = split(path)
+        if name.endswith(b"/"):
+            raise OSError(EISDIR, "a folder's name")
+        parent = linux.openat2(linux.AT_FDCWD, folder, FOLDER, 0, linux.RESOLVE_NO_SYMLINKS)
+        try:
+            self._objects.as_creator(process)
+            how = flags & ~os.O_CLOEXEC | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(name, how & ~os.O_TRUNC, mode, dir_fd=parent)
+        finally:
+            os.close(parent)

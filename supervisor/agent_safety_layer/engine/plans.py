@@ -1,0 +1,115 @@
+"""Answers that can be given again: how an open of this path with these flags was answered last time.
+
+A plan is either "wave it through" (the kernel bounds it) or "open this canonical path, through no link" (what was
+decided is the name, and the kernel guarantees that the name is what is opened). So a stale plan is never unsafe. That
+the record stays right is the ``epoch``'s doing: whatever can make a path lead elsewhere begins a new one, and so does
+every second.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from asl_hooks import memory, syscalls
+from asl_hooks._abi import linux
+from asl_hooks.value import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent_safety_layer.tally import Slot
+    from asl_hooks.backend import Call
+    from asl_hooks.processes import Process
+
+_MOST = 1024  # kept per process
+_AT_FDCWD = 0xFFFFFF9C
+_KEPT_FLAGS = 0xFFFFFFFF & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
+
+
+@value
+class Plan:
+    """How an open was answered: waved through, or opened anew by its canonical path ``reopen``; and its trace line."""
+
+    epoch: int
+    base: bytes
+    reopen: bytes
+    body: bytes
+    slot: Slot
+
+
+class Plans:
+    """Plans of opens, kept with the processes that they are for."""
+
+    def __init__(self) -> None:
+        arch = syscalls.native_arch()
+        # Where each call has its folder descriptor (or -1), path and flags.
+        self.shapes = {
+            number: shape
+            for name, shape in (("open", (-1, 0, 1)), ("openat", (0, 1, 2)))
+            if (number := syscalls.number(name, arch)) is not None
+        }
+        self.epoch = 0
+
+    def find(self, call: Call, process: Process, shape: tuple[int, int, int]) -> Plan | None:
+        """The plan for this open. Without one, the place for it is kept ready for ``keep``."""
+        dir_at, path_at, flags_at = shape
+        try:
+            path = memory.read_string(process.mem, call.args[path_at])
+        except OSError:
+            return None
+        flags = call.args[flags_at]
+        plan: Plan | None
+        if path[:1] == b"/":
+            key: tuple[object, ...] = (path, flags)
+            plan = process.cache.get(key)
+            if plan is not None and plan.epoch == self.epoch:
+                return plan
+        else:
+            key = (path, flags, call.args[dir_at] if dir_at >= 0 else _AT_FDCWD, call.tid)
+            plan = process.cache.get(key)
+            if plan is not None and plan.epoch == self.epoch and plan.base == _base_of(call, dir_at):
+                return plan
+        process.cache[None] = key
+        return None
+
+    def keep(self, call: Call, process: Process, reopen: bytes, body: bytes, slot: Slot) -> None:
+        """Remember how this open was answered, if the same one again can be answered the same way."""
+        key = process.cache.pop(None, None)
+        shape = self.shapes.get(call.nr)
+        if key is None or shape is None:
+            return
+        if b"/proc" in key[0] or b"/dev" in key[0] or key[1] & (os.O_CREAT | os.O_TRUNC):
+            return  # names that mean something else to each process; opens that may find a file or make one
+        if len(process.cache) > _MOST:
+            process.cache.clear()
+        base = _base_of(call, shape[0]) if len(key) == 4 else b""
+        process.cache[key] = Plan(self.epoch, base, reopen, body, slot)
+
+
+def _base_of(call: Call, dir_at: int) -> bytes:
+    """The folder that a relative open starts from, as text."""
+    dir_fd = call.args[dir_at] & 0xFFFFFFFF if dir_at >= 0 else _AT_FDCWD
+    try:
+        if dir_fd == _AT_FDCWD:
+            return os.readlink(b"/proc/%d/cwd" % call.tid)
+        return os.readlink(b"/proc/%d/fd/%d" % (call.tid, dir_fd))
+    except OSError:
+        return b""
+
+
+def open_again(path: bytes, flags: int) -> int:
+    """Open the canonical *path*, through no link, if it still is a plain file or folder; -1 when not.
+
+    O_NONBLOCK, so that a FIFO put in its place cannot stop the loop.
+    """
+    how = flags & _KEPT_FLAGS | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        fd = linux.openat2(linux.AT_FDCWD, path, how, 0, linux.RESOLVE_NO_SYMLINKS)
+    except OSError:
+        return -1
+    if stat.S_IFMT(os.fstat(fd).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        os.close(fd)
+        return -1
+    if not flags & os.O_NONBLOCK:
+        os.set_blocking(fd, True)
+    return fd

@@ -1,0 +1,139 @@
+"""The engine's view of a tree, as the describers of calls need it: implements ``Context``."""
+
+from __future__ import annotations
+
+import os
+from errno import EBADF, ENXIO
+
+from agent_safety_layer.events import Event
+from asl_hooks import syscalls
+from asl_hooks._abi import linux
+from asl_hooks.processes import Processes, read_status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agent_safety_layer.policy.plan import Bounds
+
+    from agent_safety_layer.engine.kernel import Kernel
+    from agent_safety_layer.events import Decision
+    from agent_safety_layer.policy import Policy, State
+    from asl_hooks.backend import Call
+    from asl_hooks.processes import Process
+
+# What anybody may know of a process: what ps(1) shows.
+_SHOWN = (b"stat", b"status", b"statm", b"cmdline", b"comm", b"cgroup")
+
+
+class View:
+    """One tree under one policy: its processes, the policy's state, what the kernel bounds.
+
+    ``reads`` and ``writes`` are the parts of the Landlock domain, if there is a ``domain``; ``wave_reads`` tells
+    whether the READ part has no holes.
+    ``warden`` is the pid that every process of the tree descends from. ``now`` is the time of the call at hand.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reads: Bounds,
+        writes: Bounds,
+        *,
+        wave_reads: bool,
+        domain: bool,
+        kernel: Kernel,
+        warden: int,
+    ) -> None:
+        from agent_safety_layer.policy import State, advance, decide
+
+        self._decide, self._advance = decide, advance
+        self.policy = policy
+        self.enforced = policy.enforced
+        self.state: State = State()
+        self.kernel = kernel
+        self.warden = warden
+        self.processes = Processes()
+        self.now = 0.0
+        self._reads = reads
+        self._writes = writes
+        self._wave_reads = wave_reads
+        self._domain = domain
+
+    def event(self, kind: str, call: Call, process: Process, **fields: Any) -> Event:
+        """An event of *kind* by the calling process."""
+        name = syscalls.name_of(call.nr, call.arch)
+        return Event(kind, process.pid, call.tid, process.ppid, process.exe, name, time=self.now, **fields)
+
+    def decide(self, event: Event) -> Decision:
+        """The policy's answer in the present state."""
+        return self._decide(self.policy, self.state, event)
+
+    def decide_enforced(self, event: Event) -> Decision:
+        """The answer of those layers that do not merely observe."""
+        return self._decide(self.enforced, self.state, event)
+
+    def advance(self, event: Event, decision: Decision) -> None:
+        """Let the event have happened."""
+        self.state = self._advance(self.policy, self.state, event, decision)
+
+    def reads_bounded(self, path: str) -> bool:
+        """Whether the READ part of the domain has no holes and covers *path*."""
+        return self._wave_reads and self._reads.covers(path)
+
+    def writes_bounded(self, path: str) -> bool:
+        """Whether the WRITE part of the domain covers *path*."""
+        return self._writes.covers(path)
+
+    def executable(self, path: str) -> bool:
+        """Whether the kernel, within the domain, can execute *path*: it opens it itself."""
+        return not self._domain or self._reads.covers(path)
+
+    @property
+    def bounds_truncate(self) -> bool:
+        """Whether the domain knows truncate(2)."""
+        return self.kernel.bounds_truncate
+
+    def may_look_at(self, path: bytes, process: Process) -> bool:
+        """Own process and those of the tree: all. Others: what ps(1) shows.
+
+        The supervisor may see more than the tracee, so what is served from /proc needs this check; what is waved
+        through meets the kernel's own.
+        """
+        parts = path.split(b"/", 4)
+        if len(parts) < 4 or not parts[2].isdigit() or self._wave_reads:
+            return True
+        pid = int(parts[2])
+        return pid == process.pid or parts[3] in _SHOWN or self.is_ours(pid)
+
+    def is_ours(self, pid: int) -> bool:
+        """Whether process or thread *pid* is of the tree."""
+        if self.processes.get(pid) is not None:
+            return True
+        try:
+            pid = int(read_status(pid)[b"Tgid"])
+            while pid > 1:
+                pid = int(read_status(pid)[b"PPid"])
+                if pid == self.warden:
+                    return True
+        except (OSError, KeyError):
+            pass
+        return False
+
+    def terminal_of(self, process: Process) -> bytes:
+        """The terminal that controls *process*."""
+        with open(f"/proc/{process.pid}/stat", "rb") as file:
+            device = int(file.read().rpartition(b")")[2].split()[4])
+        major, minor = os.major(device), os.minor(device)
+        if 136 <= major <= 143:
+            return b"/dev/pts/%d" % (minor + (major - 136) * 256)
+        if device:
+            return b"/dev/tty"
+        raise OSError(ENXIO, "no terminal")
+
+    def copy_descriptor(self, call: Call, fd: int) -> int:
+        """A copy of the tracee's descriptor *fd*."""
+        process = self.processes.get(call.tid)
+        if process is None or fd < 0:
+            raise OSError(EBADF, "no such descriptor")
+        return linux.pidfd_getfd(process.pidfd, fd, 0)
