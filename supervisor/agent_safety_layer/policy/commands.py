@@ -1,0 +1,108 @@
+"""Command patterns: which executions a line of the ``exec`` section means.
+
+- ``sudo``, a bare word: the name that the program was called by, or the name of the file that is run.
+- ``/opt/tools``, an absolute path or path pattern: the file that is run, or everything below a folder.
+- ``git push*``, with a space or a wildcard: the whole command, as a shell would print it, its first word without the
+  folder. ``*`` stands for anything, spaces and slashes included; a literal star is ``[*]``.
+"""
+
+from __future__ import annotations
+
+from agent_safety_layer.policy.globs import PathIndex, Wildcard, expand_braces
+from agent_safety_layer.policy.model import Entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
+
+
+def quote(word: str) -> str:
+    """The word as a shell needs it written. The same as ``shlex.quote``, which would import ``re``."""
+    if word and not set(word) - _SAFE:
+        return word
+    return "'" + word.replace("'", "'\"'\"'") + "'"
+
+
+def join(argv: Sequence[str]) -> str:
+    """The command line that a shell would read back as *argv*."""
+    return " ".join(map(quote, argv))
+
+
+def basename(path: str) -> str:
+    """What follows the last slash."""
+    return path.rpartition("/")[2]
+
+
+def is_path(pattern: str) -> bool:
+    """Whether a pattern is about the executable's path rather than about the command line."""
+    return pattern.startswith(("/", "~", "${", "**/")) and " " not in pattern
+
+
+def forms(pattern: str) -> tuple[str, ...]:
+    """The words and wildcards that a pattern that is no path stands for; ``ValueError`` says what is wrong with it."""
+    found = tuple(" ".join(choice.split(" ")) for choice in expand_braces(pattern))
+    for form in found:
+        if not form.strip():
+            raise ValueError("it is empty")
+        Wildcard(form)
+    return found
+
+
+class CommandIndex:
+    """Command patterns; ``find(argv, path)`` gives the first entry that means this execution."""
+
+    __slots__ = ("_by_word", "_loose", "_paths", "_words")
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._words: dict[str, Entry] = {}
+        self._paths: PathIndex[Entry] = PathIndex()
+        self._by_word: dict[str, list[tuple[Wildcard, Entry]]] = {}
+        self._loose: list[tuple[Wildcard, Entry]] = []
+        for entry in entries:
+            if entry.text != "*":  # everything: see ``everything``
+                for form in entry.forms:
+                    self._add(form, entry)
+
+    def _add(self, form: str, entry: Entry) -> None:
+        if form.startswith(("/", "**/")) and " " not in form:
+            self._paths.add(form, entry)
+            return
+        wildcard = Wildcard(form)
+        literal = wildcard.literal()
+        if literal is not None and " " not in literal:
+            self._words.setdefault(literal, entry)
+            return
+        # A pattern that begins with a whole plain word is looked up by it, so that many cost what one costs.
+        first, space, _ = form.partition(" ")
+        plain = Wildcard(first).literal() if space and "[" not in first else None
+        if plain is None:
+            self._loose.append((wildcard, entry))
+        else:
+            self._by_word.setdefault(plain, []).append((wildcard, entry))
+
+    def find(self, argv: Sequence[str], path: str) -> Entry | None:
+        """The first entry that names the command, by what it is called or by the file *path* that is run."""
+        names = {basename(argv[0]) if argv else "", basename(path)} - {""}
+        for name in names:
+            if name in self._words:
+                return self._words[name]
+        if path.startswith("/"):
+            covering = self._paths.find(path)
+            if covering:
+                return covering[0]
+        if not self._loose and not any(name in self._by_word for name in names):
+            return None
+        rest = "".join(f" {quote(word)}" for word in argv[1:])
+        for name in names:
+            line = quote(name) + rest
+            for wildcard, entry in self._by_word.get(name, []) + self._loose:
+                if wildcard.matches(line):
+                    return entry
+        return None
+
+
+def everything(entries: Iterable[Entry]) -> Entry | None:
+    """The first entry that stands for every command."""
+    return next((entry for entry in entries if entry.text == "*"), None)

@@ -1,0 +1,108 @@
+"""The ``files`` section as a judge: one walk of an index answers for a path, and the answer is remembered.
+
+Writing implies reading. ``block`` beats ``ask`` beats ``protect`` beats the lists; an ``ask`` for everything (``/``)
+is what becomes of paths that no list names.
+"""
+
+from __future__ import annotations
+
+from agent_safety_layer.events import ALLOW, ASK, BLOCK, Decision
+from agent_safety_layer.policy.globs import PathIndex
+from agent_safety_layer.policy.model import Entry, Files
+from agent_safety_layer.policy.wording import listed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Item = tuple[str, Entry]
+
+# Devices that hold nothing and that every program expects; readable and writable unless a policy blocks them by name.
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+_REMEMBERED = 8192
+_DEVICE = Decision(ALLOW, "devices", "built-in", "every program may use this device")
+_EVERYTHING = ("/", "/*", "/**", "**")
+
+
+def covers_all(entry: Entry) -> bool:
+    """Whether the entry stands for every path there is."""
+    return any(form in _EVERYTHING for form in entry.forms)
+
+
+class FilesJudge:
+    """Answers for reading and for writing a path under one layer's section."""
+
+    __slots__ = ("_otherwise", "_reads", "_writes", "files", "index")
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.index: PathIndex[Item] = PathIndex()
+        self._otherwise: Entry | None = None
+        self._reads: dict[str, Decision] = {}
+        self._writes: dict[str, Decision] = {}
+        for role, entries in (("read", files.read), ("write", files.write)):
+            for entry in entries:
+                for form in entry.forms:
+                    self.index.add(form, (role, entry))
+        for role, entries in (("block", files.block), ("ask", files.ask), ("protect", files.protect)):
+            for entry in entries:
+                if role == "ask" and covers_all(entry):
+                    self._otherwise = self._otherwise or entry
+                    continue
+                for form in entry.forms:
+                    self.index.add(form, (role, entry))
+
+    def read(self, path: str) -> Decision:
+        """The decision on reading the file, or listing the folder, at *path*."""
+        found = self._reads.get(path)
+        if found is None:
+            found = _remember(self._reads, path, self._judge(path, write=False))
+        return found
+
+    def write(self, path: str) -> Decision:
+        """The decision on creating, changing or removing what is at *path*."""
+        found = self._writes.get(path)
+        if found is None:
+            found = _remember(self._writes, path, self._judge(path, write=True))
+        return found
+
+    def _judge(self, path: str, *, write: bool) -> Decision:
+        roles: dict[str, Entry] = {}
+        if path.startswith("/"):  # anything else is no path: a pipe, a memfd, an empty name; no pattern fits it
+            for role, entry in self.index.find(path):
+                roles.setdefault(role, entry)
+        verb = "changing" if write else "reading"
+        if "block" in roles:
+            entry = roles["block"]
+            return Decision(BLOCK, "files.block", entry.origin, f"{verb} {path} is blocked by '{entry.text}'")
+        if write and "protect" in roles:
+            entry = roles["protect"]
+            reason = f"{path} may be read but not changed because of '{entry.text}'"
+            return Decision(BLOCK, "files.protect", entry.origin, reason)
+        if "ask" in roles:
+            entry = roles["ask"]
+            return Decision(ASK, "files.ask", entry.origin, f"{verb} {path} needs approval because of '{entry.text}'")
+        role = "read" if "read" in roles and not write else "write"
+        listed_by = roles.get(role)
+        if listed_by is not None and not (self._otherwise and covers_all(listed_by)):
+            return Decision(ALLOW, f"files.{role}", listed_by.origin)
+        if path in DEVICES:
+            return _DEVICE
+        if self._otherwise is not None:
+            reason = f"{verb} {path} needs approval because nothing else in files names it"
+            return Decision(ASK, "files.ask", self._otherwise.origin, reason)
+        key, closed = ("files.write", self.files.write_list) if write else ("files.read", self.files.read_list)
+        if closed:
+            entries = self.files.write if write else (*self.files.read, *self.files.write)
+            return Decision(BLOCK, key, closed, f"{verb} {path} is not allowed; allowed is {listed(entries)}")
+        return Decision(ALLOW, "files", "", "no list in files is about it")
+
+    def touches(self, path: str) -> Decision | None:
+        """The decision of a ``block`` or ``ask`` entry that names *path*; the lists of what is allowed have no say."""
+        named = any(role in ("block", "ask") for role, _ in self.index.find(path))
+        return self.read(path) if named else None
+
+
+def _remember(memory: dict[str, Decision], path: str, decision: Decision) -> Decision:
+    if len(memory) >= _REMEMBERED:
+        memory.clear()
+    memory[path] = decision
+    return decision

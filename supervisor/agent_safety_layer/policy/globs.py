@@ -1,0 +1,374 @@
+"""Wildcards that cannot hang, and an index that finds every pattern that covers a path in one walk over its segments.
+
+A path pattern means what it matches *and everything below it*. ``*`` and ``?`` stay within one segment and match
+leading dots too, ``**`` crosses segments (none or more; at the end one or more), ``[a-z]`` and ``[!a-z]`` are
+character classes, ``{a,b}`` is either, ``\\`` takes the next character literally. Case matters. No regular expression
+is involved: a wildcard is a list of chunks between its stars, matched leftmost first, which costs at most length
+times length.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Generic, TypeVar
+
+    T = TypeVar("T")
+    # One atom of a chunk: a character, None for "?", or (negated, ranges) for a class.
+    Class = tuple[bool, tuple[tuple[str, str], ...]]
+    Chunk = str | tuple["str | Class | None", ...]
+else:
+
+    class Generic:  # at run time the index is an ordinary class; importing typing costs 9 ms
+        __slots__ = ()
+
+        def __class_getitem__(cls, item):
+            return cls
+
+    T = None
+
+BRACE_LIMIT = 512
+_META = "*?[\\"
+_SPECIAL = "*?[]{}\\"
+
+
+def escape(text: str) -> str:
+    """The pattern that matches exactly *text*."""
+    if not any(c in text for c in _SPECIAL):
+        return text
+    return "".join("\\" + c if c in _SPECIAL else c for c in text)
+
+
+def has_meta(text: str) -> bool:
+    """Whether *text*, braces already expanded, is more than a literal."""
+    return "*" in text or "?" in text or "[" in text or "\\" in text
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Every alternative of ``a{b,c}d``, nested ones too; ``${NAME}`` and braces without a comma stay as they are.
+
+    Raises ``ValueError`` when there are more than 512 of them.
+    """
+    if "{" not in pattern:
+        return [pattern]
+    found = _first_braces(pattern)
+    if found is None:
+        return [pattern]
+    before, choices, after = found
+    tails = expand_braces(after)
+    heads = [before + choice for part in choices for choice in expand_braces(part)]
+    if len(heads) * len(tails) > BRACE_LIMIT:
+        raise ValueError(f"the braces stand for more than {BRACE_LIMIT} patterns")
+    return [head + tail for head in heads for tail in tails]
+
+
+def _first_braces(pattern: str) -> tuple[str, list[str], str] | None:
+    """What stands before, within and after the first pair of braces that holds a comma."""
+    opened: list[tuple[int, list[int]]] = []  # where each brace opened, and its commas
+    best: tuple[int, list[int], int] | None = None
+    i, end = 0, len(pattern)
+    while i < end:
+        c = pattern[i]
+        if c == "\\":
+            i += 1
+        elif c == "$" and pattern.startswith("{", i + 1):
+            close = pattern.find("}", i)
+            i = close if close > 0 else end
+        elif c == "{":
+            opened.append((i, []))
+        elif c == "," and opened:
+            opened[-1][1].append(i)
+        elif c == "}" and opened:
+            start, commas = opened.pop()
+            if commas and (best is None or start < best[0]):
+                best = (start, commas, i)
+            if not opened and best is not None:
+                break
+        i += 1
+    if best is None:
+        return None
+    start, commas, stop = best
+    edges = [start, *commas, stop]
+    parts = [pattern[edges[i] + 1 : edges[i + 1]] for i in range(len(edges) - 1)]
+    return pattern[:start], parts, pattern[stop + 1 :]
+
+
+class Wildcard:
+    """A compiled wildcard over one string: ``matches(text)`` is true when all of *text* fits."""
+
+    __slots__ = ("chunks", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.chunks: tuple[Chunk, ...] = tuple(_chunks(text))
+
+    def matches(self, text: str) -> bool:
+        """Whether the whole of *text* fits."""
+        chunks = self.chunks
+        first = chunks[0]
+        if len(chunks) == 1:
+            return len(first) == len(text) and _fits(first, text, 0)
+        last = chunks[-1]
+        at, end = len(first), len(text) - len(last)
+        if at > end or not _fits(first, text, 0) or not _fits(last, text, end):
+            return False
+        for chunk in chunks[1:-1]:
+            at = _find(chunk, text, at, end)
+            if at < 0:
+                return False
+            at += len(chunk)
+        return True
+
+    def literal(self) -> str | None:
+        """The one string that it matches, or None when it is a real wildcard."""
+        return self.chunks[0] if len(self.chunks) == 1 and isinstance(self.chunks[0], str) else None
+
+
+def _fits(chunk: Chunk, text: str, at: int) -> bool:
+    if isinstance(chunk, str):
+        return text.startswith(chunk, at)
+    return all(_one(atom, text[at + i]) for i, atom in enumerate(chunk))
+
+
+def _find(chunk: Chunk, text: str, start: int, end: int) -> int:
+    if isinstance(chunk, str):
+        return text.find(chunk, start, end)
+    for at in range(start, end - len(chunk) + 1):
+        if _fits(chunk, text, at):
+            return at
+    return -1
+
+
+def _one(atom: str | Class | None, c: str) -> bool:
+    if atom is None:
+        return True
+    if isinstance(atom, str):
+        return atom == c
+    negated, ranges = atom
+    return any(low <= c <= high for low, high in ranges) != negated
+
+
+def _chunks(text: str) -> Iterator[Chunk]:
+    """The stretches between stars; a stretch of plain characters is a plain string."""
+    atoms: list[str | Class | None] = []
+    i, end = 0, len(text)
+    while i < end:
+        c = text[i]
+        i += 1
+        if c == "*":
+            yield _chunk(atoms)
+            atoms = []
+            while i < end and text[i] == "*":
+                i += 1
+        elif c == "?":
+            atoms.append(None)
+        elif c == "[":
+            atom, i = _class(text, i)
+            atoms.append(atom)
+        elif c == "\\":
+            if i == end:
+                raise ValueError("it ends in a lone backslash")
+            atoms.append(text[i])
+            i += 1
+        else:
+            atoms.append(c)
+    yield _chunk(atoms)
+
+
+def _chunk(atoms: list[str | Class | None]) -> Chunk:
+    plain = [atom for atom in atoms if isinstance(atom, str)]
+    return "".join(plain) if len(plain) == len(atoms) else tuple(atoms)
+
+
+def _class(text: str, i: int) -> tuple[Class, int]:
+    """The class whose opening bracket stands just before *i*, and where the text goes on."""
+    start = i
+    negated = text.startswith(("!", "^"), i)
+    if negated:
+        i += 1
+    ranges: list[tuple[str, str]] = []
+    first = True
+    while i < len(text) and (first or text[i] != "]"):
+        first = False
+        if text.startswith("[:", i):
+            raise ValueError("named classes such as [:alpha:] are not supported; write the range, as in [a-zA-Z]")
+        if text[i] == "\\" and i + 1 < len(text):
+            i += 1
+        low = high = text[i]
+        if text.startswith("-", i + 1) and i + 2 < len(text) and text[i + 2] != "]":
+            i += 2
+            if text[i] == "\\" and i + 1 < len(text):
+                i += 1
+            high = text[i]
+            if high < low:
+                raise ValueError(f"the range {low}-{high} runs backwards")
+        ranges.append((low, high))
+        i += 1
+    if i >= len(text):
+        raise ValueError(f"the bracket before {text[start:]!r} is never closed (a literal one is written \\[)")
+    return (negated, tuple(ranges)), i + 1
+
+
+def segments(pattern: str) -> list[str | Wildcard | None]:
+    """The parts of an absolute path pattern: a literal name, a ``Wildcard``, or None for ``**``.
+
+    ``**`` next to ``**`` counts once, and a trailing ``**`` is ``*``: a pattern covers what is below its matches
+    anyway.
+    """
+    if not has_meta(pattern):
+        return [name for name in pattern.split("/") if name]
+    parts: list[str | Wildcard | None] = []
+    for name in pattern.split("/"):
+        if not name:
+            continue
+        if name == "**":
+            if not parts or parts[-1] is not None:
+                parts.append(None)
+        elif has_meta(name):
+            wildcard = Wildcard(name)
+            literal = wildcard.literal()
+            parts.append(wildcard if literal is None else literal)
+        else:
+            parts.append(name)
+    if parts and parts[-1] is None:
+        parts[-1] = Wildcard("*")
+    return parts
+
+
+class Node(Generic[T]):
+    """One place in the index. ``loops`` marks the node of a ``**``: it stays active whatever comes.
+
+    ``heads`` and ``tails`` hold ``name*`` and ``*name`` children by the length of the name, so that a thousand of
+    them cost a few look-ups; ``globs`` holds the rest.
+    """
+
+    __slots__ = ("deep", "globs", "heads", "items", "leaf", "loops", "names", "tails")
+
+    def __init__(self, loops: bool = False) -> None:
+        self.names: dict[str, Node[T]] = {}
+        self.heads: dict[int, dict[str, Node[T]]] = {}
+        self.tails: dict[int, dict[str, Node[T]]] = {}
+        self.globs: dict[str, tuple[Wildcard, Node[T]]] = {}
+        self.deep: Node[T] | None = None
+        self.loops = loops
+        self.leaf = True
+        self.items: list[T] = []
+
+    def child(self, part: str | Wildcard | None) -> Node[T]:
+        """The node below for one part of a pattern, made when it is new."""
+        if part is None:
+            if self.deep is None:
+                self.deep = Node(loops=True)
+            return self.deep
+        self.leaf = False
+        if isinstance(part, str):
+            node = self.names.get(part)
+            if node is None:
+                node = self.names[part] = Node()
+            return node
+        chunks = part.chunks
+        if len(chunks) == 2 and isinstance(chunks[0], str) and isinstance(chunks[1], str):
+            head, tail = chunks[0], chunks[1]
+            if not tail:
+                return self.heads.setdefault(len(head), {}).setdefault(head, Node())
+            if not head:
+                return self.tails.setdefault(len(tail), {}).setdefault(tail, Node())
+        return self.globs.setdefault(part.text, (part, Node()))[1]
+
+    def step(self, name: str) -> Iterator[Node[T]]:
+        """The nodes reached from here by the segment *name* (not this node itself, when it loops)."""
+        node = self.names.get(name)
+        if node is not None:
+            yield node
+        if self.heads:
+            for length, table in self.heads.items():
+                node = table.get(name[:length])
+                if node is not None:
+                    yield node
+        if self.tails:
+            for length, table in self.tails.items():
+                node = table.get(name[-length:])
+                if node is not None:
+                    yield node
+        if self.globs:
+            for wildcard, child in self.globs.values():
+                if wildcard.matches(name):
+                    yield child
+
+    def below(self) -> Iterator[Node[T]]:
+        """Every node that hangs below this one, each once."""
+        children = [*self.names.values(), *(child for _, child in self.globs.values())]
+        children += [child for table in (self.heads, self.tails) for by in table.values() for child in by.values()]
+        if self.deep is not None:
+            children.append(self.deep)
+        for child in children:
+            yield child
+            yield from child.below()
+
+
+class PathIndex(Generic[T]):
+    """Patterns with something attached; ``find(path)`` gives what is attached to every pattern that covers *path*.
+
+    All patterns share one tree of segments, walked once with the set of nodes that are still alive, so a look-up costs
+    what the path is long, hardly what the patterns are many.
+    """
+
+    __slots__ = ("root",)
+
+    def __init__(self, patterns: Iterable[tuple[str, T]] = ()) -> None:
+        self.root: Node[T] = Node()
+        for pattern, item in patterns:
+            self.add(pattern, item)
+
+    def add(self, pattern: str, item: T) -> None:
+        """Attach *item* to an absolute pattern whose braces are expanded."""
+        node = self.root
+        for part in segments(pattern):
+            node = node.child(part)
+        node.items.append(item)
+
+    def find(self, path: str) -> list[T]:
+        """What is attached to the patterns that match the absolute, canonical *path* or a folder above it."""
+        return self.walk(path)[0]
+
+    def alive(self, path: str) -> list[Node[T]]:
+        """The nodes from which a longer path below *path* could still match something more."""
+        return self.walk(path)[1]
+
+    def start(self) -> tuple[list[T], list[Node[T]]]:
+        """What covers the root folder, and the nodes alive there."""
+        active: list[Node[T]] = []
+        found: list[T] = []
+        enter(self.root, found, active)
+        return found, active
+
+    def walk(self, path: str) -> tuple[list[T], list[Node[T]]]:
+        """``find`` and ``alive`` in one."""
+        found, active = self.start()
+        if path != "/":
+            for name in path.split("/")[1:]:
+                if not active:
+                    break
+                active = follow(active, name, found)
+        return found, active
+
+
+def enter(node: Node[T], found: list[T], active: list[Node[T]]) -> None:
+    """Count *node* in: what is attached to it, and where matching can go on from it."""
+    if node.items:
+        found += node.items
+    if not node.leaf:
+        active.append(node)
+    deep = node.deep
+    if deep is not None and deep not in active:
+        active.append(deep)
+
+
+def follow(active: list[Node[T]], name: str, found: list[T]) -> list[Node[T]]:
+    """The nodes alive after one more segment; what it matched is added to *found*."""
+    following: list[Node[T]] = [node for node in active if node.loops]
+    for node in active:
+        for child in node.step(name):
+            enter(child, found, following)
+    return following

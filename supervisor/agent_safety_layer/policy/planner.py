@@ -1,0 +1,303 @@
+"""The part of a policy that the kernel can hold: path prefixes for a Landlock ruleset, and whether they have holes.
+
+Landlock knows prefixes only, and it grants: what is below an allowed folder cannot be taken out again. So
+
+- a **literal** hole (``~/.ssh``) in a folder that the tree cannot change is cut out by naming the folder's children
+  instead; what appears in such a folder later is outside, and is served;
+- a **wildcard** hole (``${WORKSPACE}/**/.env``) is looked for, with a budget: each match is a literal hole; when
+  there is none, none can come to be by the tree's own doing, because creating one is served and refused;
+- a hole in a folder that the tree may change cannot be cut out without making what it creates there impossible to
+  execute (execve needs READ in the domain). Then the folder stays whole, and ``wave_reads`` is false: no open may be
+  waved through.
+
+WRITE has no holes at all: a folder below which any pattern could ever match is left out, and what changes it is served.
+"""
+
+from __future__ import annotations
+
+from agent_safety_layer.events import ALLOW, ASK, BLOCK, FILE_KINDS
+from agent_safety_layer.policy.decision import judge_of
+from agent_safety_layer.policy.files import DEVICES, covers_all
+from agent_safety_layer.policy.globs import PathIndex, follow, segments
+from asl_hooks.value import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Protocol
+
+    from agent_safety_layer.policy.files import FilesJudge
+    from agent_safety_layer.policy.globs import Node
+    from agent_safety_layer.policy.model import Entry, Layer, Policy
+else:
+    Protocol = object
+
+BUDGET = 20_000
+_READS = ("file.read", "file.list")
+
+
+class Tree(Protocol):
+    """The file system, as far as planning looks at it. Paths are canonical; symbolic links count as absent."""
+
+    def children(self, path: str) -> list[tuple[str, bool]] | None:
+        """Name and whether it is a folder, of everything in the folder *path*; None when it cannot be listed."""
+
+    def exists(self, path: str) -> bool:
+        """Whether something is there."""
+
+
+@value
+class Plan:
+    """What the kernel is to hold: the READ and the WRITE part of the Landlock domain, as canonical path prefixes.
+
+    ``wave_reads``: the READ part has no holes, so an open for reading below it may go on by itself. ``notes`` say why
+    not, and what else could not be bounded.
+    """
+
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+    wave_reads: bool
+    notes: tuple[str, ...] = ()
+
+
+class Bounds:
+    """Path prefixes; ``covers(path)`` is true of each and of everything below it."""
+
+    __slots__ = ("_memory", "_prefixes")
+
+    def __init__(self, prefixes: Iterable[str]) -> None:
+        self._prefixes = frozenset(prefixes)
+        self._memory: dict[str, bool] = {}
+
+    def covers(self, path: str) -> bool:
+        """Whether the canonical *path* is one of the prefixes or lies below one."""
+        known = self._memory.get(path)
+        if known is None:
+            if len(self._memory) > 8192:
+                self._memory.clear()
+            known = self._memory[path] = self._look(path)
+        return known
+
+    def _look(self, path: str) -> bool:
+        prefixes = self._prefixes
+        if not path.startswith("/"):
+            return False
+        while path:
+            if path in prefixes:
+                return True
+            path = path.rpartition("/")[0]
+        return "/" in prefixes
+
+
+def plan(policy: Policy, tree: Tree, *, landlock: bool = True, budget: int = BUDGET) -> Plan:
+    """The plan for *policy* on the file system that *tree* shows. ``budget`` bounds how many entries are looked at.
+
+    Without ``landlock`` nothing is bounded. Postcondition: what ``read`` covers and is there when ``wave_reads``, and
+    whatever ``write`` covers, is decided allow, audit or warn.
+    """
+    if not landlock:
+        return Plan((), (), False, ("Landlock is not to be had here, so every file operation is served.",))
+    return _Planner(policy, tree, budget).plan()
+
+
+class _Planner:
+    def __init__(self, policy: Policy, tree: Tree, budget: int) -> None:
+        self.tree = tree
+        self.left = budget
+        self.notes: list[str] = []
+        self.waves = True
+        self.blocked: set[str] = set()  # concrete paths that must not be read
+        self.present: set[str] = set()  # those of them that are known to be there
+        self.above: set[str] = set()  # the folders above them
+        self.judges = [layer.files for layer in judge_of(policy).layers if layer.files is not None]
+        self.holes: PathIndex[str] = PathIndex()  # of every kind: what WRITE must keep clear of
+        self.wild: PathIndex[str] = PathIndex()  # those for reading that have wildcards
+        self.literal: set[str] = set()  # those for reading that have none
+        self.anywhere = False  # some rule could refuse a change anywhere
+        for layer in policy.layers:
+            self._note_holes(layer)
+
+    def plan(self) -> Plan:
+        found: list[str] = []
+        if self.waves:
+            found, complete = self._matches(self.wild)
+            if not complete:
+                self._serve_all("there is too much to look through for what its patterns match")
+        self.blocked = self.literal | set(found)
+        self.present = set(found)
+        self.above = {folder for path in self.blocked for folder in _ancestors(path)}
+        read: list[str] = []
+        for root in self._roots("read"):
+            self._emit(root, read)
+        write = [] if self.anywhere else [root for root in self._roots("write") if self._clean(root)]
+        return Plan(tuple(sorted(read)), tuple(sorted(write)), self.waves, tuple(dict.fromkeys(self.notes)))
+
+    # What is refused, and where
+
+    def _note_holes(self, layer: Layer) -> None:
+        files = layer.files
+        if files is not None:
+            for entry in (*files.block, *(entry for entry in files.ask if not covers_all(entry))):
+                self._hole(entry, reads=True)
+            for entry in files.protect:
+                self._hole(entry, reads=False)
+        for rule in layer.rules:
+            condition = rule.condition
+            if rule.action not in (ASK, BLOCK) or not any(kind in FILE_KINDS for kind in condition.on):
+                continue
+            reads = any(kind in _READS for kind in condition.on)
+            if condition.path is not None:
+                self._hole(condition.path, reads=reads)
+                continue
+            self.anywhere = True
+            if reads:
+                self._serve_all(f"the rule '{rule.name}' ({rule.origin}) can refuse to read any file")
+
+    def _hole(self, entry: Entry, *, reads: bool) -> None:
+        for form in entry.forms:
+            self.holes.add(form, entry.text)
+            if not reads:
+                continue
+            parts = segments(form)
+            if all(isinstance(part, str) for part in parts):
+                self.literal.add("/" + "/".join(str(part) for part in parts))
+            elif parts[0] is None:
+                self._serve_all(f"'{entry.text}' ({entry.origin}) can match anywhere")
+            else:
+                self.wild.add(form, entry.text)
+
+    def _serve_all(self, why: str) -> None:
+        self.waves = False
+        self.notes.append(f"Every open is served, because {why}.")
+
+    def _matches(self, index: PathIndex[str]) -> tuple[list[str], bool]:
+        """What is there that a pattern of *index* matches, and whether that is all: the search ends with the budget."""
+        matches: list[str] = []
+        _, active = index.start()
+        todo: list[tuple[str, list[Node[str]]]] = [("", active)]
+        while todo:
+            path, active = todo.pop()
+            for name, is_folder in self._candidates(path, active):
+                self.left -= 1
+                if self.left < 0:
+                    return matches, False
+                found: list[str] = []
+                following = follow(active, name, found)
+                if found:
+                    matches.append(f"{path}/{name}")
+                elif following and is_folder:
+                    todo.append((f"{path}/{name}", following))
+        return matches, True
+
+    def _candidates(self, path: str, active: list[Node[str]]) -> Iterable[tuple[str, bool]]:
+        """The children of *path* that could matter to the active nodes; probed by name where only names are wanted."""
+        if any(node.loops or node.globs or node.heads or node.tails for node in active):
+            return self.tree.children(path or "/") or ()
+        names = {name for node in active for name in node.names}
+        return [(name, True) for name in names if self.tree.exists(f"{path}/{name}")]
+
+    # What is allowed
+
+    def _roots(self, access: str) -> list[str]:
+        """Where allowed folders begin: the outermost paths that every layer lists and that are there."""
+        candidates: set[str] = set()
+        bounded = False
+        for judge in self.judges:
+            forms = _listed(judge, access)
+            if forms is None:
+                continue
+            bounded = True
+            wild: PathIndex[str] = PathIndex()
+            for form in forms:
+                parts = segments(form)
+                if all(isinstance(part, str) for part in parts):
+                    candidates.add("/" + "/".join(str(part) for part in parts))
+                elif access == "read" and parts[0] is not None:
+                    wild.add(form, form)
+            candidates.update(self._matches(wild)[0])
+        candidates.update(DEVICES)
+        if not bounded:
+            candidates.add("/")
+        decided = [path for path in candidates if self._allows(access, path) and self.tree.exists(path)]
+        chosen = set(decided)
+        return sorted(path for path in decided if not any(folder in chosen for folder in _ancestors(path)))
+
+    def _allows(self, access: str, path: str) -> bool:
+        if path in self.blocked or any(folder in self.blocked for folder in _ancestors(path)):
+            return False
+        return all(
+            (judge.write(path) if access == "write" else judge.read(path)).action == ALLOW for judge in self.judges
+        )
+
+    def _clean(self, path: str) -> bool:
+        """Whether no pattern that takes something away covers *path*, or could ever match below it."""
+        found, active = self.holes.walk(path)
+        return not found and not active
+
+    def _emit(self, path: str, read: list[str]) -> None:
+        """Add *path*, or what can be had of it around the holes, to the READ part."""
+        if path in self.blocked:
+            return
+        if path not in self.above:
+            read.append(path)
+            return
+        if self._allows("write", path):
+            inside = [hole for hole in self.blocked if hole.startswith(path.rstrip("/") + "/")]
+            there = next((hole for hole in inside if hole in self.present or self.tree.exists(hole)), None)
+            if there is not None:
+                self._serve_all(f"{there} must not be read and lies where the tree may create and run files")
+            read.append(path)
+            return
+        children = self.tree.children(path)
+        if children is None:
+            self.notes.append(f"{path} cannot be listed, so opening what is in it is served.")
+            return
+        for name, _ in children:
+            self._emit(f"{path.rstrip('/')}/{name}", read)
+
+
+def _listed(judge: FilesJudge, access: str) -> list[str] | None:
+    """The patterns that a layer's lists allow; None when nothing has to be listed."""
+    files = judge.files
+    asks = any(covers_all(entry) for entry in files.ask)
+    closed = files.write_list if access == "write" else files.read_list
+    if not closed and not asks:
+        return None
+    entries = files.write if access == "write" else (*files.read, *files.write)
+    return [form for entry in entries for form in entry.forms]
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    """The folders above *path*, the root folder last."""
+    while path not in ("/", ""):
+        path = path.rpartition("/")[0] or "/"
+        yield path
+
+
+class System:
+    """The ``Tree`` of this machine."""
+
+    def children(self, path: str) -> list[tuple[str, bool]] | None:
+        """See ``Tree``."""
+        from os import scandir
+
+        try:
+            with scandir(path) as entries:
+                return [
+                    (entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if not entry.is_symlink()
+                ]
+        except OSError:
+            return None
+
+    def exists(self, path: str) -> bool:
+        """See ``Tree``."""
+        from os import lstat
+        from stat import S_ISLNK
+
+        try:
+            return not S_ISLNK(lstat(path).st_mode)
+        except (OSError, ValueError):
+            return False
+
+
+__all__ = ["Bounds", "Plan", "System", "Tree", "plan"]

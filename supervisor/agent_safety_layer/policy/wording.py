@@ -1,0 +1,41 @@
+"""Events in words: what ``match`` patterns see, and what reasons name."""
+
+from __future__ import annotations
+
+from agent_safety_layer.policy.commands import join
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent_safety_layer.events import Event
+    from agent_safety_layer.policy.model import Entry, Host
+
+
+def text_of_event(event: Event) -> str:
+    """What ``match`` is matched against: the command line, the path (``a -> b`` for two), ``host:port ip:port``."""
+    kind = event.kind
+    if kind == "process.exec":
+        return join(event.argv) or event.path
+    if kind.startswith("file.") or kind == "net.unix":
+        return f"{event.path} -> {event.path2}" if event.path2 else event.path
+    if kind.startswith("net."):
+        return " ".join(_with_port(name, event.port) for name in (event.host, event.ip) if name)
+    return " ".join(part for part in (event.op, event.syscall, event.detail) if part)
+
+
+def destination(event: Event) -> str:
+    """Where a network event goes, as a person writes it: ``api.x.com:443``, ``[::1]:80``, ``/run/x.sock``."""
+    return (
+        _with_port(event.host or event.ip, event.port) if event.host or event.ip else event.path or "an unnamed socket"
+    )
+
+
+def _with_port(name: str, port: int) -> str:
+    name = f"[{name}]" if ":" in name else name
+    return f"{name}:{port}" if port else name
+
+
+def listed(entries: tuple[Entry, ...] | tuple[Host, ...], limit: int = 4) -> str:
+    """The first few entries of a list in words."""
+    texts = list(dict.fromkeys(entry.text for entry in entries))
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return (", ".join(texts[:limit]) + more) or "nothing"
