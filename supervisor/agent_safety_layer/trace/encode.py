@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent_safety_layer.trace import redact
+from asl_hooks.value import replace
 
 try:
     from _json import encode_basestring_ascii as _quote
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agent_safety_layer.events import Decision, Event
+
+_TEXTS = ("exe", "op", "path", "path2", "spelled", "host", "cwd", "span", "detail")
 
 
 def body(event: Event, decision: Decision, effective: str, result: str = "") -> bytes:
@@ -69,7 +72,13 @@ def body(event: Event, decision: Decision, effective: str, result: str = "") -> 
     if result:
         line += f',"result":{_quote(result)}'
     line += ',"redacted":true}\n' if redacted else "}\n"
-    return line.encode() if "\\ud" not in line else _paired(line)
+    if "\\ud" in line:  # Hangul or a pair of surrogates, all well, or half a pair
+        texts = {name: _whole(getattr(event, name)) for name in _TEXTS}
+        whole = replace(event, argv=tuple(map(_whole, argv)), **texts)
+        judged = replace(decision, **{name: _whole(getattr(decision, name)) for name in ("rule", "where", "reason")})
+        if whole != event or judged != decision:
+            return body(whole, judged, effective, result)
+    return line.encode()
 
 
 _decided: dict[tuple[Decision, str], str] = {}  # a run has few distinct decisions and writes each of them often
@@ -96,12 +105,8 @@ def dumps(value: object) -> str:
 
     A lone surrogate (a byte of ``sys.argv`` that is not UTF-8) comes out as ``\\xNN``, as in events.
     """
-    return _paired(_dumps(value)).decode()
-
-
-def _dumps(value: object) -> str:
     if isinstance(value, str):
-        return _quote(value)
+        return _quote(_whole(value))
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int):
@@ -111,26 +116,20 @@ def _dumps(value: object) -> str:
             raise ValueError(f"JSON has no {value!r}")
         return float.__repr__(value)
     if isinstance(value, dict):
-        return "{" + ",".join(f"{_quote(key)}:{_dumps(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{dumps(key)}:{dumps(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_dumps, value)) + "]"
+        return "[" + ",".join(map(dumps, value)) + "]"
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def _paired(line: str) -> bytes:
-    r"""The line with each lone ``\udcNN`` escape made a harmless ``\\xNN``: readers refuse half a pair."""
-    at = line.find("\\ud")
-    while at >= 0:
-        slashes = len(line[:at]) - len(line[:at].rstrip("\\"))
-        if slashes % 2:  # an escaped backslash before "ud...": text, not an escape
-            at = line.find("\\ud", at + 2)
-            continue
-        code = int(line[at + 2 : at + 6], 16)
-        following = line[at + 6 : at + 12]
-        if code < 0xDC00 and following.startswith("\\u") and 0xDC00 <= int(following[2:], 16) < 0xE000:
-            at = line.find("\\ud", at + 12)
-        else:
-            plain = f"\\\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\\\u{code:04x}"
-            line = line[:at] + plain + line[at + 6 :]
-            at = line.find("\\ud", at + len(plain))
-    return line.encode()
+def _whole(text: str) -> str:
+    r"""The text with each half of a surrogate pair, which JSON readers refuse, as ``\xNN`` or ``\uNNNN``."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join(_half(ord(c)) if "\ud800" <= c <= "\udfff" else c for c in text)
+    return text
+
+
+def _half(code: int) -> str:
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"

@@ -114,7 +114,7 @@ def _arguments(argv: tuple[str, ...]) -> tuple[str, ...]:
         elif attached and word[:2] in short and len(word) > 2:
             shown.append(word[:2] + REDACTED)
         else:
-            if word.startswith("-") and "=" not in word:
+            if word.startswith("-") and "=" not in word and word not in short:
                 due = word
             shown.append(_text(word))
     return argv if tuple(shown) == argv else tuple(shown)

@@ -14,7 +14,6 @@ from agent_safety_layer.events import Decision, Event
 from agent_safety_layer.trace.encode import body
 from agent_safety_layer.trace.writer import CHECKPOINT_EVENTS, TraceWriter
 
-
 CRC = b',"crc":"'
 
 
@@ -135,7 +134,7 @@ def test_an_existing_path_is_never_overwritten(tmp_path):
 
 def test_an_impossible_path_says_so(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(TraceError, match="not a folder|Not a directory") as caught:
+    with pytest.raises(TraceError, match=r"not a folder|Not a directory") as caught:
         TraceWriter(str(tmp_path / "file" / "t.jsonl"), {})
     assert caught.value.remedy
     with files_at_most(10), pytest.raises(TraceError, match=os.strerror(errno.EFBIG)):

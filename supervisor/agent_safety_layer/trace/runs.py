@@ -1,0 +1,79 @@
+"""Past runs: the traces in the state folder, and how each ended."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agent_safety_layer.errors import TraceError
+from agent_safety_layer.state import state_path
+from agent_safety_layer.trace.reader import FOOTER, TraceReader, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SUFFIX = ".jsonl"
+_TAIL = 256 * 1024  # a footer is shorter
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run by its trace. ``footer`` is None while it goes on, and for ever when its supervisor was killed."""
+
+    name: str
+    path: str
+    header: dict[str, Any]
+    footer: dict[str, Any] | None
+
+
+def traces_path() -> str:
+    """The folder of traces; it need not exist."""
+    return os.path.join(state_path(), "traces")
+
+
+def runs() -> Iterator[Run]:
+    """Every run in the state folder whose header can be read, newest first."""
+    try:
+        names = sorted((name for name in os.listdir(traces_path()) if name.endswith(SUFFIX)), reverse=True)
+    except FileNotFoundError:
+        return
+    for name in names:
+        path = os.path.join(traces_path(), name)
+        try:
+            with TraceReader(path) as reader:
+                yield Run(name.removesuffix(SUFFIX), path, reader.header, footer_of(path))
+        except TraceError:
+            continue
+
+
+def footer_of(path: str) -> dict[str, Any] | None:
+    """The footer's fields without reading the whole trace; None when there is none yet."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+        tail = file.read()
+    last = tail[tail.rfind(b"\n", 0, -1) + 1 :]
+    try:
+        line = parse(last, 0)
+    except TraceError:
+        return None
+    return line.fields if line.type == FOOTER and last.endswith(b"\n") else None
+
+
+def find(name: str) -> str:
+    """The path of the trace that *name* means: a file, a run's name or its beginning, or ``last``."""
+    if os.path.exists(name) or "/" in name:
+        return name
+    folder = traces_path()
+    known = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    known = [entry for entry in known if entry.endswith(SUFFIX)]
+    if name == "last" and known:
+        return os.path.join(folder, known[-1])
+    matching = [entry for entry in known if entry.startswith(name)]
+    if len(matching) == 1 or f"{name}{SUFFIX}" in matching:
+        return os.path.join(folder, matching[0] if len(matching) == 1 else f"{name}{SUFFIX}")
+    if matching:
+        raise TraceError(
+            f"{len(matching)} runs begin with {name!r}.", remedy="Give more of the name; see asl trace list."
+        )
+    raise TraceError(f"No trace {name!r}.", remedy="Give a file or a run's name; asl trace list shows the runs.")
