@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from agent_safety_layer.policy.plan import Bounds
+    from agent_safety_layer.policy import Bounds
 
     from agent_safety_layer.engine.kernel import Kernel
     from agent_safety_layer.events import Decision
