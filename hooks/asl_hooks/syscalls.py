@@ -250,18 +250,18 @@ getuid()
 geteuid()
 getgid()
 getegid()
-setuid(uid)
-setgid(uid)
-setreuid(uid uid)
-setregid(uid uid)
+setuid(uid) creds
+setgid(uid) creds
+setreuid(uid uid) creds
+setregid(uid uid) creds
 getresuid(ptr ptr ptr)
-setresuid(uid uid uid)
+setresuid(uid uid uid) creds
 getresgid(ptr ptr ptr)
-setresgid(uid uid uid)
-setfsuid(uid)
-setfsgid(uid)
+setresgid(uid uid uid) creds
+setfsuid(uid) creds
+setfsgid(uid) creds
 getgroups(int ptr)
-setgroups(int ptr)
+setgroups(int ptr) creds
 capget(ptr ptr)
 capset(ptr ptr)
 set_tid_address(ptr)

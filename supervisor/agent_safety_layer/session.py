@@ -312,11 +312,11 @@ class _Machine:
 
     def filters(self, landlocked: bool) -> tuple[bytes, Kernel]:
         """The seccomp program, and what the engine needs to know of the kernel's part."""
-        from agent_safety_layer.engine.kernel import NOTIFIED, Kernel
+        from agent_safety_layer.engine.kernel import CREDENTIAL_TAGS, NOTIFIED, Kernel
         from asl_hooks import bpf, filters, syscalls
 
         scoped = landlocked and "scope.signal" not in self.lost
-        notified = {*NOTIFIED, *(() if scoped else ("setown",))}
+        notified = {*NOTIFIED, *(() if scoped else ("setown",)), *(CREDENTIAL_TAGS if os.geteuid() == 0 else ())}
         arch = syscalls.native_arch()
         program = bpf.assemble(filters.build(arch, notified, report=True, keep_dumpable=True))
         silent = filters.build(arch, notified, keep_dumpable=True)

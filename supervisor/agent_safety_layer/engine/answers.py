@@ -172,6 +172,9 @@ def _attempt(operation: Operation) -> tuple[int | Injected, int]:
     """The result of performing an operation, and the errno that stopped it (0 for none)."""
     assert operation.perform is not None
     try:
+        if operation.acting is not None:
+            with operation.acting:
+                return operation.perform(), 0
         return operation.perform(), 0
     except OSError as error:
         return 0, error.errno or EPERM

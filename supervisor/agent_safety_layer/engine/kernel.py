@@ -18,6 +18,7 @@ NETWORK_TAGS = ("connect", "bind", "listen", "send", "sendmsg")
 EXEC_TAGS = ("exec",)
 SIGNAL_TAGS = ("kill", "setown")
 BOOKKEEPING_TAGS = ("umask", "fork")
+CREDENTIAL_TAGS = ("creds",)  # only where the tree may change its identity: as root
 NOTIFIED = (*OPEN_TAGS, *ENTRY_TAGS, *METADATA_TAGS, *NETWORK_TAGS, *EXEC_TAGS, "kill", *BOOKKEEPING_TAGS)
 
 

@@ -30,6 +30,7 @@ from agent_safety_layer.engine.plans import Plans, open_again
 from agent_safety_layer.engine.signals import Signals
 from agent_safety_layer.events import ALLOW, BLOCK, Decision, Event
 from asl_hooks import syscalls
+from asl_hooks.identity import ActingAs
 from asl_hooks.warden import descendants
 
 TYPE_CHECKING = False
@@ -101,6 +102,8 @@ class Engine:
         )
         arch = syscalls.native_arch()
         self._umask = syscalls.number("umask", arch)
+        self._creds = {syscalls.number(name, arch) for name in syscalls.tagged("creds")}
+        self._creds_vary = False
         self._forks = {syscalls.number(name, arch) for name in ("clone", "fork", "vfork")}
 
     # -- the loop ------------------------------------------------------------------------------------------------------
@@ -245,7 +248,14 @@ class Engine:
             self._keep_books(stopped)
             return
         try:
-            operation = describer[0](call, process, describer[1])
+            if self._creds_vary:
+                process.identify(call.tid)
+                acting = ActingAs(process)
+                with acting:
+                    operation = describer[0](call, process, describer[1])
+                operation.acting = acting
+            else:
+                operation = describer[0](call, process, describer[1])
         except OSError as error:
             self._backend.fail(call, error.errno or EPERM)
             return
@@ -255,6 +265,10 @@ class Engine:
         call, process = stopped.call, stopped.process
         if call.nr == self._umask:
             process.umask = call.args[0] & 0o777
+        elif call.nr in self._creds:
+            # From now on some process may be somebody else: what is done for it is done with its identity.
+            self._creds_vary = True
+            self._plans.shapes.clear()
         elif call.nr in self._forks:
             if self.closing:
                 self._backend.fail(call, EAGAIN)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_safety_layer.events import Event
+    from asl_hooks.identity import ActingAs
 
 
 class Injected:
@@ -37,7 +38,7 @@ class Operation:
     reaches for a process that is not of the tree.
     """
 
-    __slots__ = ("blocking", "bounded", "event", "fds", "mutates", "outside", "perform", "reopen", "silent")
+    __slots__ = ("acting", "blocking", "bounded", "event", "fds", "mutates", "outside", "perform", "reopen", "silent")
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Operation:
         outside: bool = False,
     ) -> None:
         self.event = event
+        self.acting: ActingAs | None = None  # whose identity to perform it with, where that is not our own
         self.perform = perform
         self.bounded = bounded
         self.fds = fds

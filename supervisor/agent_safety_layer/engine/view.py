@@ -14,11 +14,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from agent_safety_layer.policy import Bounds
-
     from agent_safety_layer.engine.kernel import Kernel
     from agent_safety_layer.events import Decision
-    from agent_safety_layer.policy import Policy, State
+    from agent_safety_layer.policy import Bounds, Policy, State
     from asl_hooks.backend import Call
     from asl_hooks.processes import Process
 
