@@ -35,13 +35,17 @@ else:
         names = tuple(cls.__annotations__)
         defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
         kept = {k: v for k, v in cls.__dict__.items() if k not in names and k not in ("__dict__", "__weakref__")}
-        parameters = ", ".join(f"{n}=_defaults[{n!r}]" if n in defaults else n for n in names)
-        fields = "".join(f"{n}, " for n in names)
-        scope = {"_new": tuple.__new__, "_defaults": defaults}
-        exec(f"def __new__(_cls, {parameters}): return _new(_cls, ({fields}))", scope)
-        new = scope["__new__"]
-        new.__qualname__ = f"{cls.__qualname__}.__new__"
-        new.__module__ = cls.__module__
+
+        def __new__(_cls, *args, **kwargs):
+            """Compile the real one: of the classes that a run imports, it builds half."""
+            parameters = ", ".join(f"{n}=_defaults[{n!r}]" if n in defaults else n for n in names)
+            fields = "".join(f"{n}, " for n in names)
+            scope = {"_new": tuple.__new__, "_defaults": defaults}
+            exec(f"def __new__(_cls, {parameters}): return _new(_cls, ({fields}))", scope)
+            made.__new__ = new = scope["__new__"]
+            new.__qualname__ = f"{cls.__qualname__}.__new__"
+            new.__module__ = cls.__module__
+            return new(_cls, *args, **kwargs)
 
         def __repr__(self):
             return f"{cls.__name__}({', '.join(f'{n}={v!r}' for n, v in zip(names, self, strict=True))})"
@@ -49,15 +53,11 @@ else:
         def __getnewargs__(self):
             return tuple(self)
 
-        made = {
-            "__slots__": (),
-            "_fields": names,
-            "__new__": new,
-            "__getnewargs__": __getnewargs__,
-            "__repr__": __repr__,
-        }
+        common = {"__slots__": (), "_fields": names, "__new__": __new__}
+        methods = {"__getnewargs__": __getnewargs__, "__repr__": __repr__}
         getters = {name: _tuplegetter(i, name) for i, name in enumerate(names)}
-        return type(cls.__name__, (tuple,), {**made, **kept, **getters, "__slots__": ()})
+        made = type(cls.__name__, (tuple,), {**common, **methods, **kept, **getters, "__slots__": ()})
+        return made
 
     def replace(item, **changes):
         """A copy of *item* with the named fields changed; an unknown name is a ``TypeError``."""

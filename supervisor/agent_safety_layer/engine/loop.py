@@ -18,16 +18,10 @@ from _collections import deque
 from errno import EACCES, EAGAIN, EPERM
 from time import time
 
-from agent_safety_layer.engine import kernel as groups
 from agent_safety_layer.engine.answers import ALLOWED, Answers, Stopped, errno_name
-from agent_safety_layer.engine.entries import Entries
-from agent_safety_layer.engine.execs import ExecCheck, Execs
-from agent_safety_layer.engine.metadata import Metadata
-from agent_safety_layer.engine.network import Network
-from agent_safety_layer.engine.objects import Objects
-from agent_safety_layer.engine.opens import Opens
+from agent_safety_layer.engine.describers import Describers
+from agent_safety_layer.engine.execs import ExecCheck
 from agent_safety_layer.engine.plans import Plans, open_again
-from agent_safety_layer.engine.signals import Signals
 from agent_safety_layer.events import ALLOW, BLOCK, Decision, Event
 from asl_hooks import syscalls
 from asl_hooks.identity import ActingAs
@@ -39,13 +33,10 @@ if TYPE_CHECKING:
 
     from agent_safety_layer.engine.gate import Gate
     from agent_safety_layer.engine.names import Names
-    from agent_safety_layer.engine.operation import Operation
     from agent_safety_layer.engine.recorder import Recorder
     from agent_safety_layer.engine.view import View
     from asl_hooks.backend import Backend, Call
     from asl_hooks.processes import Process
-
-    Describer = Callable[[Call, Process, str], Operation]
 
 _EPOCH_S = 1.0
 _TURN_S = 0.2  # timers are looked at this often, and the trace is flushed
@@ -90,16 +81,7 @@ class Engine:
         self._next_epoch = 0.0
         self.on_signal: Callable[[int], None] = lambda _: None
         self.closing = False  # nobody forks any more
-        objects = Objects(view)
-        entries = Entries(view, objects)
-        self._describers = _by_number(
-            (Opens(view, objects), groups.OPEN_TAGS),
-            (entries, groups.ENTRY_TAGS),
-            (Metadata(view, objects, entries), groups.METADATA_TAGS),
-            (Network(view, names), groups.NETWORK_TAGS),
-            (Execs(view), groups.EXEC_TAGS),
-            (Signals(view), groups.SIGNAL_TAGS),
-        )
+        self._describers = Describers(view, names)
         arch = syscalls.native_arch()
         self._umask = syscalls.number("umask", arch)
         self._creds = {syscalls.number(name, arch) for name in syscalls.tagged("creds")}
@@ -243,8 +225,8 @@ class Engine:
         if call.nr in self._refusals and (errno := self._view.kernel.refusal(call)):
             self._deny(stopped, "process.deny", errno, Decision(BLOCK, "filter", "", "no agent needs this system call"))
             return
-        describer = self._describers.get(call.nr)
-        if describer is None:
+        describe = self._describers.find(call.nr)
+        if describe is None:
             self._keep_books(stopped)
             return
         try:
@@ -252,10 +234,10 @@ class Engine:
                 process.identify(call.tid)
                 acting = ActingAs(process)
                 with acting:
-                    operation = describer[0](call, process, describer[1])
+                    operation = describe(call, process)
                 operation.acting = acting
             else:
-                operation = describer[0](call, process, describer[1])
+                operation = describe(call, process)
         except OSError as error:
             self._backend.fail(call, error.errno or EPERM)
             return
@@ -306,17 +288,3 @@ class Engine:
         self._poll.close()
         os.close(self._wake_r)
         os.close(self._wake_w)
-
-
-def _by_number(*describers: tuple[object, tuple[str, ...]]) -> dict[int, tuple[Describer, str]]:
-    """The method that describes each call, named like its group, by the call's number; with the call's name."""
-    arch = syscalls.native_arch()
-    found: dict[int, tuple[Describer, str]] = {}
-    for describer, tags in describers:
-        for tag in tags:
-            method = getattr(describer, tag)
-            for name in syscalls.tagged(tag):
-                number = syscalls.number(name, arch)
-                if number is not None:
-                    found[number] = (method, name)
-    return found
