@@ -100,7 +100,11 @@ class Exec:
 
 @value
 class Limits:
-    """What the whole tree may use; None is no limit. ``wall_time_s`` is real time, ``cpu_time_s`` its CPU time."""
+    """What the whole tree may use; None is no limit. ``wall_time_s`` is real time, ``cpu_time_s`` its CPU time.
+
+    ``idle_time_s`` is time without any event, output or CPU use; ``cpu_percent`` slows the tree down (100 is one CPU);
+    ``grace_s`` passes between the request to end and the end.
+    """
 
     wall_time_s: float | None = None
     cpu_time_s: float | None = None
@@ -109,6 +113,11 @@ class Limits:
     open_files: int | None = None
     file_size_bytes: int | None = None
     output_bytes: int | None = None
+    written_bytes: int | None = None
+    operations: int | None = None
+    idle_time_s: float | None = None
+    cpu_percent: float | None = None
+    grace_s: float | None = None
 
 
 @value
@@ -254,6 +263,11 @@ class Policy:
             open_files=_tightest(limits.open_files for limits in every),
             file_size_bytes=_tightest(limits.file_size_bytes for limits in every),
             output_bytes=_tightest(limits.output_bytes for limits in every),
+            written_bytes=_tightest(limits.written_bytes for limits in every),
+            operations=_tightest(limits.operations for limits in every),
+            idle_time_s=_tightest(limits.idle_time_s for limits in every),
+            cpu_percent=_tightest(limits.cpu_percent for limits in every),
+            grace_s=_tightest(limits.grace_s for limits in every),
         )
 
     @property
