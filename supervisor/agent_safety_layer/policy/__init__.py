@@ -1,9 +1,9 @@
 """The policy: read, decided by, and turned into what the kernel can hold. Pure but for reading files when one is
 loaded.
 
-    document   YAML text as nodes that know their line; cached     yaml       the part of it that needs ruamel.yaml
-    draft      the language: which keys there are, what they take   rules      the same for ``rules``
-    loading    files, profiles, extends, flags -> Policy            profiles/  the built-in policies, to read and copy
+    draft      one document read and checked; cached                loading    files, profiles, extends, flags -> Policy
+    reader rules yaml quantities   the language: imported only when a document is not in the cache
+    profiles/  the built-in policies, to read and copy
     model      Policy, Layer, sections, entries                     paths      variables, braces, links -> patterns
     globs      wildcards and the path index                         hosts commands quantities   their patterns and units
     decision   decide(policy, state, event) -> Decision             files network ruleset       the sections as judges
@@ -18,11 +18,11 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agent_safety_layer.policy.decision import decide
-    from agent_safety_layer.policy.draft import PolicyMistakes
     from agent_safety_layer.policy.environ import environment
     from agent_safety_layer.policy.loading import ADMINISTRATOR, DEFAULT, PROFILES, load, load_text, profile_path
     from agent_safety_layer.policy.model import Layer, Limits, Policy
     from agent_safety_layer.policy.planner import Bounds, Plan, System, Tree, plan
+    from agent_safety_layer.policy.reader import PolicyMistakes
     from agent_safety_layer.policy.state import State, advance
     from agent_safety_layer.policy.wording import text_of_event
 
@@ -32,7 +32,7 @@ _HOMES = {
     "Layer": "model",
     "Limits": "model",
     "Policy": "model",
-    "PolicyMistakes": "draft",
+    "PolicyMistakes": "reader",
     "Bounds": "planner",
     "Plan": "planner",
     "System": "planner",

@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+from agent_safety_layer.policy import paths
 from agent_safety_layer.policy.globs import PathIndex, Wildcard, expand_braces
 from agent_safety_layer.policy.model import Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
 
@@ -35,19 +37,18 @@ def basename(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def is_path(pattern: str) -> bool:
-    """Whether a pattern is about the executable's path rather than about the command line."""
-    return pattern.startswith(("/", "~", "${", "**/")) and " " not in pattern
-
-
-def forms(pattern: str) -> tuple[str, ...]:
-    """The words and wildcards that a pattern that is no path stands for; ``ValueError`` says what is wrong with it."""
-    found = tuple(" ".join(choice.split(" ")) for choice in expand_braces(pattern))
+def parse(pattern: str) -> tuple[bool, tuple[Any, ...]]:
+    """Whether the pattern is about the executable's path, and its parsed choices (see ``paths``); else its wildcards,
+    braces expanded. ``ValueError`` says what is wrong with it.
+    """
+    if pattern.startswith(("/", "~", "${", "**/")) and " " not in pattern:
+        return True, paths.parse(pattern)
+    found = tuple(expand_braces(pattern))
     for form in found:
         if not form.strip():
             raise ValueError("it is empty")
         Wildcard(form)
-    return found
+    return False, found
 
 
 class CommandIndex:

@@ -29,20 +29,20 @@ else:
     T = None
 
 BRACE_LIMIT = 512
-_META = "*?[\\"
-_SPECIAL = "*?[]{}\\"
+_META = frozenset("*?[\\")
+_SPECIAL = frozenset("*?[]{}\\")
 
 
 def escape(text: str) -> str:
     """The pattern that matches exactly *text*."""
-    if not any(c in text for c in _SPECIAL):
+    if _SPECIAL.isdisjoint(text):
         return text
     return "".join("\\" + c if c in _SPECIAL else c for c in text)
 
 
 def has_meta(text: str) -> bool:
     """Whether *text*, braces already expanded, is more than a literal."""
-    return "*" in text or "?" in text or "[" in text or "\\" in text
+    return not _META.isdisjoint(text)
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -216,8 +216,6 @@ def segments(pattern: str) -> list[str | Wildcard | None]:
     ``**`` next to ``**`` counts once, and a trailing ``**`` is ``*``: a pattern covers what is below its matches
     anyway.
     """
-    if not has_meta(pattern):
-        return [name for name in pattern.split("/") if name]
     parts: list[str | Wildcard | None] = []
     for name in pattern.split("/"):
         if not name:
@@ -324,8 +322,16 @@ class PathIndex(Generic[T]):
     def add(self, pattern: str, item: T) -> None:
         """Attach *item* to an absolute pattern whose braces are expanded."""
         node = self.root
-        for part in segments(pattern):
-            node = node.child(part)
+        if has_meta(pattern):
+            for part in segments(pattern):
+                node = node.child(part)
+        else:
+            for name in pattern.split("/"):
+                if name:
+                    below = node.names.get(name)
+                    if below is None:
+                        below = node.child(name)
+                    node = below
         node.items.append(item)
 
     def find(self, path: str) -> list[T]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 
 from agent_safety_layer.errors import PolicyError
-from agent_safety_layer.policy import document
-from agent_safety_layer.policy.commands import forms as command_forms
-from agent_safety_layer.policy.commands import is_path
-from agent_safety_layer.policy.draft import Draft, Mistakes, PolicyMistakes, Reader, suggest
-from agent_safety_layer.policy.globs import Wildcard
-from agent_safety_layer.policy.hosts import parse_host
+from agent_safety_layer.policy import draft as drafts
+from agent_safety_layer.policy.draft import Draft
 from agent_safety_layer.policy.model import (
+    Address,
+    After,
     Approvals,
+    Condition,
     Entry,
     Environment,
     Exec,
@@ -35,6 +34,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
+
+    from agent_safety_layer.policy.draft import Item
 
 PROFILES = ("workspace", "offline", "ci", "strict")
 DEFAULT = "workspace"
@@ -92,7 +93,7 @@ def _name(source: str) -> str:
 
 class _Loader:
     def __init__(self, variables: Mapping[str, str], cache: str | None) -> None:
-        self.mistakes = Mistakes()
+        self.mistakes: list[PolicyError] = []
         self.paths = Paths(variables)
         self.cache = cache
         self.sources: dict[str, str] = {}
@@ -109,79 +110,75 @@ class _Loader:
             path = os.path.join(os.path.dirname(beside), source) if beside else source
             shown = path
         else:
-            file, line = at
+            from agent_safety_layer.policy.reader import suggest
+
             remedy = suggest(source, PROFILES) + " A file is named with its path or its ending: ./name or name.yaml."
-            self.mistakes.add(
-                f"There is no profile '{source}'.", file=file, line=line, key="extends" if file else "", remedy=remedy
-            )
+            self.wrong(f"There is no profile '{source}'.", at, "extends", remedy)
             return Draft()
         real = os.path.realpath(path)
         if real in self.open:
             circle = " -> ".join(map(_name, [*self.open[self.open.index(real) :], real]))
-            self.mistakes.add(
-                f"Policies extend each other in a circle: {circle}.", file=at[0], line=at[1], key="extends"
-            )
+            self.wrong(f"Policies extend each other in a circle: {circle}.", at, "extends")
             return Draft()
         if real not in self.known:
             try:
-                node, digest = document.read(path, name=shown, cache=self.cache)
+                draft, digest = drafts.read(path, shown=shown, cache=self.cache, mistakes=self.mistakes)
             except PolicyError as error:
-                self.mistakes.found.append(_placed(error, at))
+                if error.line or not at[0]:
+                    self.mistakes.append(error)
+                else:
+                    self.wrong(str(error), at, "extends")
                 return self.known.setdefault(real, Draft())
             self.sources[shown] = digest
             self.open.append(real)
-            self.known[real] = self._joined(Reader(shown, self.mistakes).read(node), path, shown)
+            self.known[real] = self._joined(draft, path, shown)
             self.open.pop()
         return self.known[real]
 
     def text(self, raw: bytes, name: str) -> Draft:
         """The joined draft of a policy at hand; what it extends is looked for beside *name*."""
         try:
-            node, digest = document.parse(raw, name=name)
+            draft, digest = drafts.parse(raw, shown=name, cache=self.cache, mistakes=self.mistakes)
         except PolicyError as error:
-            self.mistakes.found.append(error)
+            self.mistakes.append(error)
             return Draft()
         self.sources[name] = digest
-        return self._joined(Reader(name, self.mistakes).read(node), name, name)
+        return self._joined(draft, name, name)
 
     def _joined(self, draft: Draft, path: str, shown: str) -> Draft:
-        if not draft.extends:
-            for key, text, line in draft.without:
-                self.mistakes.add(
-                    f"There is nothing extended to take '{text}' from.", file=shown, line=line, key=f"without.{key}"
-                )
-            return draft
         parents = Draft()
         for name, line in draft.extends:
-            _join(parents, self.source(name, beside=path, at=(shown, line)))
+            parents.join(self.source(name, beside=path, at=(shown, line)))
         for key, text, line in draft.without:
-            entries = parents.lists.get(key, [])
-            left = [entry for entry in entries if entry[0] != text]
-            if len(left) == len(entries):
-                remedy = suggest(text, [entry[0] for entry in entries])
-                self.mistakes.add(
-                    f"What is extended has no '{text}' in {key}.",
-                    file=shown,
-                    line=line,
-                    key=f"without.{key}",
-                    remedy=remedy,
-                )
-            parents.lists[key] = left
-        _join(draft, parents)
-        return draft
+            items = parents.lists.get(key, [])
+            parents.lists[key] = [item for item in items if item[0] != text]
+            if len(parents.lists[key]) == len(items):
+                from agent_safety_layer.policy.reader import suggest
+
+                remedy = suggest(text, [item[0] for item in items]) if items else ""
+                message = f"What is extended has no '{text}' in {key}."
+                self.wrong(message, (shown, line), f"without.{key}", remedy)
+        joined = Draft()
+        joined.join(draft)
+        joined.join(parents)
+        return joined
 
     # Building
 
-    def policy(self, drafts: list[tuple[str, Draft]], extra: Mapping[str, Any] | None) -> Policy:
+    def policy(self, named: list[tuple[str, Draft]], extra: Mapping[str, Any] | None) -> Policy:
         """The policy of the drafts; raises when any mistake was found on the way."""
         if extra:
-            name, first = drafts[0]
+            from agent_safety_layer.policy.reader import Reader
+
+            name, first = named[0]
             flags = Reader("", self.mistakes).read(_node(extra))
-            _join(flags, first)
-            drafts = [(name, flags), *drafts[1:]]
-        layers = tuple(self.layer(name, draft) for name, draft in drafts)
-        if self.mistakes.found:
-            raise PolicyMistakes(sorted(self.mistakes.found, key=lambda mistake: (mistake.file, mistake.line)))
+            flags.join(first)
+            named = [(name, flags), *named[1:]]
+        layers = tuple(self.layer(name, draft) for name, draft in named)
+        if self.mistakes:
+            from agent_safety_layer.policy.reader import PolicyMistakes
+
+            raise PolicyMistakes(sorted(self.mistakes, key=lambda mistake: (mistake.file, mistake.line)))
         return Policy(layers, tuple(self.sources.items()))
 
     def layer(self, name: str, draft: Draft) -> Layer:
@@ -198,15 +195,15 @@ class _Loader:
                     for key in ("wall_time", "cpu_time", "memory", "processes", "open_files", "file_size", "output")
                 )
             ),
-            rules=self._rules(draft),
+            rules=tuple(self._rule(plain) for plain in draft.rules),
             approvals=Approvals(
                 self._scalar(draft, "approvals.timeout", 300.0), self._scalar(draft, "approvals.on_timeout", "deny")
             ),
             on_violation=self._scalar(draft, "on_violation", "continue"),
             environment=Environment(
-                self._names(draft, "environment.pass"),
-                self._names(draft, "environment.block"),
-                self._names(draft, "environment.secrets"),
+                self._entries(draft, "environment.pass"),
+                self._entries(draft, "environment.block"),
+                self._entries(draft, "environment.secrets"),
                 tuple((name, text) for name, (text, _) in draft.variables.items()),
             ),
         )
@@ -216,11 +213,11 @@ class _Loader:
             return None
         read_list = draft.present.get("files.read", "")
         return Files(
-            read=self._paths(draft, "files.read", allows=True),
-            write=self._paths(draft, "files.write", allows=True),
-            block=self._paths(draft, "files.block"),
-            ask=self._paths(draft, "files.ask"),
-            protect=self._paths(draft, "files.protect"),
+            read=self._entries(draft, "files.read", allows=True),
+            write=self._entries(draft, "files.write", allows=True),
+            block=self._entries(draft, "files.block"),
+            ask=self._entries(draft, "files.ask"),
+            protect=self._entries(draft, "files.protect"),
             read_list=read_list,
             write_list=draft.present.get("files.write", read_list),
         )
@@ -233,7 +230,7 @@ class _Loader:
             block=self._hosts(draft, "network.block"),
             ask=self._hosts(draft, "network.ask"),
             listen=self._hosts(draft, "network.listen") if "network.listen" in draft.lists else None,
-            unix=self._unix(draft) if "network.unix" in draft.lists else None,
+            unix=self._entries(draft, "network.unix", allows=True) if "network.unix" in draft.lists else None,
             private_ips=self._scalar(draft, "network.private_ips", False),
             allow_list=draft.present.get("network.allow", ""),
             origin=draft.present.get("network", ""),
@@ -242,114 +239,58 @@ class _Loader:
     def _exec(self, draft: Draft) -> Exec | None:
         if not _has(draft, "exec"):
             return None
-        allow, block, ask = (self._commands(draft, f"exec.{key}") for key in ("allow", "block", "ask"))
+        allow, block, ask = (self._entries(draft, f"exec.{key}") for key in ("allow", "block", "ask"))
         return Exec(allow, block, ask, draft.present.get("exec.allow", ""))
 
     def _scalar(self, draft: Draft, key: str, default: Any) -> Any:
         found = draft.scalars.get(key)
         return default if found is None else found[0]
 
-    def _paths(self, draft: Draft, key: str, *, allows: bool = False) -> tuple[Entry, ...]:
-        found = []
-        forms = self.paths.forms
-        for text, origin in draft.lists.get(key, ()):
-            try:
-                relative_to = "" if ":" in origin else "CWD"
-                found.append(Entry(text, origin, forms(text, allows=allows, relative_to=relative_to)))
-            except ValueError as error:
-                self.wrong(key, text, origin, error)
-        return tuple(found)
+    def _entries(self, draft: Draft, key: str, *, allows: bool = False) -> tuple[Entry, ...]:
+        return tuple(self.entry(item, allows=allows) for item in draft.lists.get(key, ()))
 
-    def _unix(self, draft: Draft) -> tuple[Entry, ...]:
-        found = []
-        for text, origin in draft.lists["network.unix"]:
-            try:
-                forms = (text,) if text.startswith("@") else self.paths.forms(text, allows=True)
-                if text.startswith("@"):
-                    Wildcard(text)
-                found.append(Entry(text, origin, forms))
-            except ValueError as error:
-                self.wrong("network.unix", text, origin, error)
-        return tuple(found)
+    def entry(self, item: Item, *, allows: bool = False) -> Entry:
+        """The entry with its patterns filled in."""
+        text, origin, (is_path, made) = item
+        if not is_path:
+            return Entry(text, origin, made)
+        try:
+            return Entry(text, origin, self.paths.forms(made, allows=allows))
+        except ValueError as error:
+            file, _, line = origin.rpartition(":")
+            self.wrong(f"'{text}' cannot be used: {error}.", (file, int(line) if file else 0), "")
+            return Entry(text, origin)
 
     def _hosts(self, draft: Draft, key: str) -> tuple[Host, ...]:
-        found = []
-        for text, origin in draft.lists.get(key, ()):
-            try:
-                found.append(parse_host(text, origin))
-            except ValueError as error:
-                self.wrong(key, text, origin, error)
-        return tuple(found)
+        return tuple(_host(item) for item in draft.lists.get(key, ()))
 
-    def command(self, text: str, origin: str) -> Entry:
-        """The command pattern; ``ValueError`` says what is wrong with it."""
-        if is_path(text):
-            return Entry(text, origin, self.paths.forms(text))
-        return Entry(text, origin, command_forms(text))
+    def _rule(self, plain: tuple[Any, ...]) -> Rule:
+        name, action, condition, after, reason, origin = plain
+        earlier = None if after is None else After(self._condition(after[0]), after[1])
+        return Rule(name, action, self._condition(condition), earlier, reason, origin)
 
-    def _commands(self, draft: Draft, key: str) -> tuple[Entry, ...]:
-        found = []
-        for text, origin in draft.lists.get(key, ()):
-            try:
-                found.append(self.command(text, origin))
-            except ValueError as error:
-                self.wrong(key, text, origin, error)
-        return tuple(found)
-
-    def _names(self, draft: Draft, key: str) -> tuple[Entry, ...]:
-        found = []
-        for text, origin in draft.lists.get(key, ()):
-            try:
-                Wildcard(text)
-                found.append(Entry(text, origin, (text,)))
-            except ValueError as error:
-                self.wrong(key, text, origin, error)
-        return tuple(found)
-
-    def _rules(self, draft: Draft) -> tuple[Rule, ...]:
-        if not draft.rules:
-            return ()
-        from agent_safety_layer.policy.rules import RuleReader
-
-        reader = RuleReader(self.mistakes, self.paths, self.command)
-        made = [reader.rule(node, file, line, number) for number, (node, file, line) in enumerate(draft.rules, 1)]
-        return tuple(rule for rule in made if rule is not None)
-
-    def wrong(self, key: str, text: str, origin: str, error: ValueError) -> None:
-        """Note that the entry *text* of the list *key* cannot be used."""
-        file, _, line = origin.rpartition(":")
-        where = key if file else origin
-        self.mistakes.add(
-            f"{where}: '{text}' cannot be used: {error}.", file=file, line=int(line) if file else 0, key=key
+    def _condition(self, plain: tuple[Any, ...]) -> Condition:
+        on, path, host, argv, match = plain
+        return Condition(
+            on,
+            None if path is None else self.entry(path),
+            None if host is None else _host(host),
+            None if argv is None else self.entry(argv),
+            match,
         )
+
+    def wrong(self, message: str, at: tuple[str, int], key: str, remedy: str = "") -> None:
+        """Note a mistake at a file and line."""
+        self.mistakes.append(PolicyError(message, file=at[0], line=at[1], key=key, remedy=remedy))
+
+
+def _host(item: Item) -> Host:
+    text, origin, made = item
+    return Host(text, origin, tuple(Address(*address) for address in made))
 
 
 def _has(draft: Draft, section: str) -> bool:
     return section in draft.present or any(key.startswith(f"{section}.") for key in draft.lists)
-
-
-def _join(nearer: Draft, further: Draft) -> None:
-    """Join *further* into *nearer*: lists are joined, each line once; of scalars the nearer one stays."""
-    for key, entries in further.lists.items():
-        mine = nearer.lists.get(key)
-        if mine is None:
-            nearer.lists[key] = list(entries)
-        else:
-            nearer.lists[key] = list(dict.fromkeys((*mine, *entries)))
-    for name, held in (("scalars", further.scalars), ("present", further.present), ("variables", further.variables)):
-        table = getattr(nearer, name)
-        for key, item in held.items():
-            table.setdefault(key, item)
-    places = {(file, line) for _, file, line in nearer.rules}
-    nearer.rules += [rule for rule in further.rules if rule[1:] not in places]
-
-
-def _placed(error: PolicyError, at: tuple[str, int]) -> PolicyError:
-    """The error of a file that another one extends, told at the line that does."""
-    file, line = at
-    if not file or error.line:
-        return error
-    return PolicyError(str(error), file=file, line=line, key="extends")
 
 
 def _node(value: Any) -> Any:
@@ -361,4 +302,4 @@ def _node(value: Any) -> Any:
     return value, 0
 
 
-__all__ = ["ADMINISTRATOR", "DEFAULT", "PROFILES", "PolicyMistakes", "load", "load_text", "profile_path"]
+__all__ = ["ADMINISTRATOR", "DEFAULT", "PROFILES", "load", "load_text", "profile_path"]

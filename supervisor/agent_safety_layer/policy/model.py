@@ -239,7 +239,7 @@ class Policy:
     @property
     def sha256(self) -> str:
         """A hash of all that the layers say, variables filled in: equal for equal policies."""
-        from agent_safety_layer.policy.document import sha256
+        from agent_safety_layer.policy.draft import sha256
 
         return sha256(repr(self.layers).encode("utf-8", "backslashreplace"))
 

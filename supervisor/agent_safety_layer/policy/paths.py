@@ -4,161 +4,196 @@
 expanded, and the literal part in front of the first wildcard is resolved through symbolic links, because the paths of
 events are canonical: ``/bin/sh`` in a policy also means ``/usr/bin/sh`` where ``/bin`` is a link.
 
-A link that lies in a folder that the supervised program may have written (the working directory, the private tmp) is
-not followed for entries that *allow* something: an earlier run could have planted it.
+``parse`` does what depends on the text alone, so that it can be cached; ``Paths`` does the rest for one run.
 """
 
 from __future__ import annotations
 
 import os
+from errno import EINVAL
 
-from agent_safety_layer.policy.globs import Wildcard, escape, expand_braces, has_meta, segments
+from agent_safety_layer.policy.globs import Wildcard, escape, expand_braces, has_meta
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+    from typing import TypeAlias
+
+    # Text and names of variables by turns, text first and last.
+    Parts: TypeAlias = tuple[str, ...]
+    # The literal part in front (unescaped), and the pattern behind it (empty when there is no wildcard).
+    Choice: TypeAlias = tuple[Parts, Parts]
 
 LINK_LIMIT = 40  # as the kernel's MAXSYMLINKS
-KNOWN = ("WORKSPACE", "HOME", "HOMES", "TMP", "USER", "STATE", "CWD")
+VARIABLES = ("WORKSPACE", "HOME", "HOMES", "OTHERS", "TMP", "USER", "STATE", "CWD")
+_MARK = "\1"  # stands around the names of variables while a pattern is taken apart
+
+
+def parse(text: str, *, relative_to: str = "") -> tuple[Choice, ...]:
+    """The patterns that *text* stands for, one for each of its braces' choices; ``ValueError`` says what is wrong
+    with it.
+
+    ``relative_to`` names a variable that a relative pattern starts from; without it such a pattern is an error.
+    """
+    if "\0" in text or _MARK in text:
+        raise ValueError("it holds a control character")
+    return tuple(_choice(_marked(choice), text, relative_to) for choice in expand_braces(text))
+
+
+def _marked(text: str) -> str:
+    """*text* with each variable's name between marks."""
+    if text.startswith("~"):
+        if text[1:2] not in ("", "/"):
+            raise ValueError(f"~{text[1:].partition('/')[0]} is not supported; write the path of that home folder")
+        text = "${HOME}" + text[1:]
+    done = ""
+    while "${" in text:
+        before, _, rest = text.partition("${")
+        name, closed, text = rest.partition("}")
+        if not closed:
+            raise ValueError(f"${{{name} is never closed")
+        if name not in VARIABLES:
+            raise ValueError(f"there is no variable ${{{name}}}; there are {', '.join(VARIABLES)}")
+        done += f"{before}{_MARK}{name}{_MARK}"
+    return done + text
+
+
+def _choice(marked: str, text: str, relative_to: str) -> Choice:
+    if not marked.startswith(("/", "**/", _MARK)) and marked != "**":
+        if not relative_to:
+            raise ValueError(
+                f"it is not absolute. Write ${{WORKSPACE}}/{text} for one in the working directory,"
+                f" or **/{text} for one anywhere"
+            )
+        marked = f"{_MARK}{relative_to}{_MARK}/{marked}"
+    names = [name for name in marked.split("/") if name not in ("", ".")]
+    if ".." in names:
+        raise ValueError("it holds '..', which means something else once a link is on the way; write it without")
+    head: list[str] = []
+    tail: list[str] = []
+    for name in names:
+        wildcard = Wildcard(name) if has_meta(name) else None
+        literal = name if wildcard is None else wildcard.literal()
+        if tail or literal is None:
+            tail.append(name)
+        else:
+            head.append(literal)
+    front = "/".join(head)
+    if head and not front.startswith(_MARK):
+        front = f"/{front}"
+    return tuple(front.split(_MARK)), tuple("".join(f"/{name}" for name in tail).split(_MARK))
 
 
 class Paths:
     """Fills in variables and resolves links, remembering what it has looked up. ``variables`` holds absolute paths.
 
-    ``${HOMES}`` stands for every home folder: ``/root``, each folder in ``/home``, and ``~``.
+    ``${HOMES}`` stands for the home folders in which the run takes place: ``~`` and the one that the working directory
+    is in. ``${OTHERS}`` stands for all other ones, where those are open to the run: to root.
+
+    A link that lies in a folder that the supervised program may have written (the working directory, the private tmp)
+    is not followed for entries that *allow* something: an earlier run could have planted it.
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
-        home = variables.get("HOME", "/")
-        self.variables = {
-            "HOME": home,
-            "WORKSPACE": variables.get("WORKSPACE", home),
-            "TMP": "/tmp",
-            "USER": "",
-            "STATE": f"{home.rstrip('/')}/.local/state/asl",
-            **variables,
-        }
-        self.variables.setdefault("CWD", self.variables["WORKSPACE"])
+        home = variables.get("HOME", "/").rstrip("/")
+        workspace = variables.get("WORKSPACE", home).rstrip("/")
+        given = {name: path.rstrip("/") for name, path in variables.items()}
+        defaults = {"WORKSPACE": home, "CWD": workspace, "TMP": "/tmp", "USER": "", "STATE": f"{home}/.local/state/asl"}
+        self._values = {**defaults, **given}  # without the slash at the end: the root folder is empty
+        homes = _homes(home, workspace)
+        self._several = {"HOMES": homes, "OTHERS": _others(homes)}
         self._seen: dict[tuple[str, bool], str] = {}
-        shown = {name: [escape(text.rstrip("/"))] for name, text in self.variables.items()}
-        shown["HOMES"] = ["/root", "/home/*", *([] if home == "/root" else shown["HOME"])]
-        self._values = shown
-        self._theirs = tuple(
-            self.variables[name].rstrip("/") for name in ("WORKSPACE", "TMP") if self.variables[name].strip("/")
-        )
+        self._absent: set[str] = set()
+        self._theirs = (f"{self._values['WORKSPACE']}/", f"{self._values['TMP']}/")
 
-    def forms(self, text: str, *, allows: bool = False, relative_to: str = "") -> tuple[str, ...]:
-        """The absolute patterns, braces and variables gone, that *text* stands for; ``ValueError`` says what is wrong.
+    def forms(self, choices: tuple[Choice, ...], *, allows: bool = False) -> tuple[str, ...]:
+        """The absolute patterns that the parsed choices stand for here.
 
-        A literal path that ends in a link stands for the link and for what it leads to. ``relative_to`` names a
-        variable that a relative pattern is taken to start from; without it one is an error.
+        A literal path that is a link stands for the link and for what it leads to. ``ValueError`` when links lead in a
+        circle.
         """
-        if "\0" in text:
-            raise ValueError("it holds a NUL byte")
         forms: dict[str, None] = {}
-        for choice in expand_braces(text) if "{" in text else (text,):
-            for pattern in self.fill(choice):
-                start = ""
-                if not pattern.startswith(("/", "**/")) and pattern != "**":
-                    if not relative_to:
-                        raise ValueError(
-                            f"it is not absolute. Write ${{WORKSPACE}}/{text} for one in the working directory,"
-                            f" or **/{text} for one anywhere"
-                        )
-                    start = f"{self._values[relative_to][0]}/"
-                for form in self._canonical(start + pattern, allows):
-                    forms[form] = None
+        follow = not allows
+        for head, tail in choices:
+            for path, rest in self._filled(head, tail):
+                target = self._resolve(path, follow)
+                if rest:
+                    forms[escape(target) + rest] = None
+                    continue
+                forms[escape(target or "/")] = None
+                if target != path:
+                    parent, _, name = path.rpartition("/")
+                    link = f"{self._resolve(parent, follow)}/{name}"
+                    if link != target and name:
+                        forms[escape(link)] = None
         return tuple(forms)
 
-    def fill(self, text: str) -> list[str]:
-        """*text* with ``~`` and ``${NAME}`` replaced by escaped values; several when it holds ``${HOMES}``."""
-        if text.startswith("~"):
-            if text[1:2] not in ("", "/"):
-                raise ValueError(f"~{text[1:].partition('/')[0]} is not supported; write the path of that home folder")
-            text = self._values["HOME"][0] + (text[1:] or "")
-            if not text:
-                text = "/"
-        if "${" not in text:
-            return [text]
-        before, _, rest = text.partition("${")
-        name, closed, after = rest.partition("}")
-        if not closed:
-            raise ValueError(f"${{{name} is never closed")
-        values = self._values.get(name)
-        if values is None:
-            raise ValueError(f"there is no variable ${{{name}}}; there are {', '.join(KNOWN)}")
-        made = [before + value + tail for value in values for tail in self.fill_rest(after)]
-        return [pattern or "/" for pattern in made]
+    def _filled(self, head: Parts, tail: Parts) -> list[tuple[str, str]]:
+        for name, homes in self._several.items():
+            if name in head or name in tail:
+                return [self._fill(head, tail, home) for home in homes]
+        return [self._fill(head, tail, "")]
 
-    def fill_rest(self, text: str) -> list[str]:
-        """Like ``fill`` for what follows a variable, where a tilde is only a tilde."""
-        return self.fill(text) if "${" in text else [text]
+    def _fill(self, head: Parts, tail: Parts, home: str) -> tuple[str, str]:
+        values = self._values
+        path = head[0]
+        if len(head) > 1:
+            path = "".join([values.get(part, home) if i & 1 else part for i, part in enumerate(head)])
+        if len(tail) == 1:
+            return path, tail[0]
+        rest = [escape(values.get(part, home)) if i & 1 else part for i, part in enumerate(tail)]
+        return path, "".join(rest)
 
-    def _canonical(self, pattern: str, allows: bool) -> tuple[str, ...]:
-        if not has_meta(pattern):
-            return self._literal(tidy(pattern), allows)
-        parts = segments(pattern)  # also says what is wrong with it
-        names: list[str] = []
-        for part in parts:
-            if not isinstance(part, str):
-                break
-            names.append(part)
-        start = tidy("/" + "/".join(names))
-        if len(names) == len(parts):
-            return self._literal(start, allows)
-        base = escape(self.resolve(start, follow_theirs=not allows))
-        return ("/".join([base, *(shown(part) for part in parts[len(names) :])]),)
+    def _resolve(self, path: str, follow: bool, links: int = 0) -> str:
+        """*path* with every link on the way followed; what is not there stays as it is written. ``/`` is ``""``.
 
-    def _literal(self, path: str, allows: bool) -> tuple[str, ...]:
-        parent, _, name = path.rpartition("/")
-        link = f"{self.resolve(parent, follow_theirs=not allows)}/{name}"
-        target = self.resolve(path, follow_theirs=not allows) or "/"
-        return (escape(link),) if link == target else (escape(target), escape(link))
-
-    def resolve(self, path: str, *, follow_theirs: bool = True, links: int = 0) -> str:
-        """*path* with every link on the way followed; what does not exist stays as it is written. ``/`` is ``""``."""
+        ``follow`` is whether to follow those that the supervised program may have made.
+        """
         if path in ("", "/"):
             return ""
-        known = self._seen.get((path, follow_theirs))
+        known = self._seen.get((path, follow))
         if known is not None:
             return known
         parent, _, name = path.rpartition("/")
-        base = self.resolve(parent, follow_theirs=follow_theirs, links=links)
+        base = self._resolve(parent, follow, links)
         here = f"{base}/{name}"
-        if follow_theirs or not here.startswith(tuple(f"{folder}/" for folder in self._theirs)):
+        if base in self._absent:
+            self._absent.add(here)
+        elif follow or not here.startswith(self._theirs):
             try:
                 target = os.readlink(here)
-            except OSError:
-                pass  # not a link, or not there (yet), or out of our reach: then also out of the tracee's
+            except OSError as error:
+                if error.errno != EINVAL:  # EINVAL: there, and no link
+                    self._absent.add(here)
             else:
                 if links >= LINK_LIMIT:
                     raise ValueError(f"{here} is a link that leads in a circle")
                 if ".." in target:
                     here = os.path.realpath(here)
                 else:
-                    target = tidy(target if target.startswith("/") else f"{base}/{target}")
-                    here = self.resolve(target, follow_theirs=follow_theirs, links=links + 1)
-        self._seen[path, follow_theirs] = here
+                    here = self._resolve(tidy(target if target[0] == "/" else f"{base}/{target}"), follow, links + 1)
+        self._seen[path, follow] = here
         return here
 
 
+def _homes(home: str, workspace: str) -> tuple[str, ...]:
+    parts = workspace.split("/")
+    around = "/".join(parts[:3]) if parts[1:2] == ["home"] else "/root" if parts[1:2] == ["root"] else home
+    return (home,) if around in (home, "/home") else (home, around)
+
+
+def _others(homes: tuple[str, ...]) -> tuple[str, ...]:
+    if os.geteuid() != 0:
+        return ()
+    try:
+        found = ["/root", *(f"/home/{name}" for name in os.listdir("/home"))]
+    except OSError:
+        found = ["/root"]
+    return tuple(home for home in found if home not in homes)
+
+
 def tidy(path: str) -> str:
-    """An absolute path without empty and ``.`` segments and without a slash at the end; ``..`` is a ``ValueError``."""
+    """An absolute path without empty and ``.`` segments and without a slash at the end."""
     if "//" not in path and "/." not in path and (path == "/" or not path.endswith("/")):
         return path
-    names = [name for name in path.split("/") if name not in ("", ".")]
-    if ".." in names:
-        raise ValueError(
-            "it holds '..', which means something else once a link is on the way; write the path without it"
-        )
-    return "/" + "/".join(names)
-
-
-def shown(part: str | Wildcard | None) -> str:
-    """One part of a pattern as it is written."""
-    return "**" if part is None else escape(part) if isinstance(part, str) else part.text
-
-
-def covers(folders: Sequence[str], path: str) -> bool:
-    """Whether *path* is one of *folders* or below one."""
-    return any(path == folder or path.startswith("/" if folder == "/" else f"{folder}/") for folder in folders)
+    return "/" + "/".join(name for name in path.split("/") if name not in ("", "."))

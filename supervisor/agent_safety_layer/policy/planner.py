@@ -15,10 +15,13 @@ WRITE has no holes at all: a folder below which any pattern could ever match is 
 
 from __future__ import annotations
 
+import os
+import stat
+
 from agent_safety_layer.events import ALLOW, ASK, BLOCK, FILE_KINDS
 from agent_safety_layer.policy.decision import judge_of
 from agent_safety_layer.policy.files import DEVICES, covers_all
-from agent_safety_layer.policy.globs import PathIndex, follow, segments
+from agent_safety_layer.policy.globs import PathIndex, follow, has_meta
 from asl_hooks.value import value
 
 TYPE_CHECKING = False
@@ -33,17 +36,23 @@ else:
     Protocol = object
 
 BUDGET = 20_000
+FOLDER, PROGRAM, FILE = "folder", "program", "file"
 _READS = ("file.read", "file.list")
+_REFUSING = ("block", "ask", "protect")
 
 
 class Tree(Protocol):
     """The file system, as far as planning looks at it. Paths are canonical; symbolic links count as absent."""
 
-    def children(self, path: str) -> list[tuple[str, bool]] | None:
-        """Name and whether it is a folder, of everything in the folder *path*; None when it cannot be listed."""
+    def children(self, path: str) -> list[tuple[str, str]] | None:
+        """Names and kinds (``folder``, ``program`` for a file that can be executed, ``file``) of what is in a folder;
+        None when it cannot be listed. Devices, sockets and the like are left out."""
 
     def exists(self, path: str) -> bool:
         """Whether something is there."""
+
+    def sealed(self, path: str) -> bool:
+        """Whether the tracee could not read *path* anyway, nor make it: others own it and keep it to themselves."""
 
 
 @value
@@ -106,26 +115,19 @@ class _Planner:
         self.left = budget
         self.notes: list[str] = []
         self.waves = True
-        self.blocked: set[str] = set()  # concrete paths that must not be read
-        self.present: set[str] = set()  # those of them that are known to be there
-        self.above: set[str] = set()  # the folders above them
         self.judges = [layer.files for layer in judge_of(policy).layers if layer.files is not None]
-        self.holes: PathIndex[str] = PathIndex()  # of every kind: what WRITE must keep clear of
-        self.wild: PathIndex[str] = PathIndex()  # those for reading that have wildcards
-        self.literal: set[str] = set()  # those for reading that have none
+        self.ruled: PathIndex[str] = PathIndex()  # paths that rules can refuse
         self.anywhere = False  # some rule could refuse a change anywhere
+        self.wild: PathIndex[str] = PathIndex()  # patterns for what must not be read
+        self.blocked: set[str] = set()  # concrete paths that must not be read
+        self.present: set[str] = set()  # those of them that a pattern found
         for layer in policy.layers:
             self._note_holes(layer)
+        if self.waves:
+            self._look_for_matches()
+        self.above = {folder for path in self.blocked for folder in _ancestors(path)}
 
     def plan(self) -> Plan:
-        found: list[str] = []
-        if self.waves:
-            found, complete = self._matches(self.wild)
-            if not complete:
-                self._serve_all("there is too much to look through for what its patterns match")
-        self.blocked = self.literal | set(found)
-        self.present = set(found)
-        self.above = {folder for path in self.blocked for folder in _ancestors(path)}
         read: list[str] = []
         for root in self._roots("read"):
             self._emit(root, read)
@@ -138,33 +140,38 @@ class _Planner:
         files = layer.files
         if files is not None:
             for entry in (*files.block, *(entry for entry in files.ask if not covers_all(entry))):
-                self._hole(entry, reads=True)
-            for entry in files.protect:
-                self._hole(entry, reads=False)
+                self._hole(entry)
         for rule in layer.rules:
             condition = rule.condition
             if rule.action not in (ASK, BLOCK) or not any(kind in FILE_KINDS for kind in condition.on):
                 continue
             reads = any(kind in _READS for kind in condition.on)
             if condition.path is not None:
-                self._hole(condition.path, reads=reads)
+                for form in condition.path.forms:
+                    self.ruled.add(form, rule.name)
+                if reads:
+                    self._hole(condition.path)
                 continue
             self.anywhere = True
             if reads:
                 self._serve_all(f"the rule '{rule.name}' ({rule.origin}) can refuse to read any file")
 
-    def _hole(self, entry: Entry, *, reads: bool) -> None:
+    def _hole(self, entry: Entry) -> None:
         for form in entry.forms:
-            self.holes.add(form, entry.text)
-            if not reads:
-                continue
-            parts = segments(form)
-            if all(isinstance(part, str) for part in parts):
-                self.literal.add("/" + "/".join(str(part) for part in parts))
-            elif parts[0] is None:
+            if not has_meta(form):
+                if not self.tree.sealed(form):
+                    self.blocked.add(form)
+            elif form.startswith("/**"):
                 self._serve_all(f"'{entry.text}' ({entry.origin}) can match anywhere")
             else:
                 self.wild.add(form, entry.text)
+
+    def _look_for_matches(self) -> None:
+        matches, complete = self._matches(self.wild)
+        if not complete:
+            self._serve_all("there is too much to look through for what its patterns match")
+        self.present.update(matches)
+        self.blocked.update(matches)
 
     def _serve_all(self, why: str) -> None:
         self.waves = False
@@ -177,7 +184,7 @@ class _Planner:
         todo: list[tuple[str, list[Node[str]]]] = [("", active)]
         while todo:
             path, active = todo.pop()
-            for name, is_folder in self._candidates(path, active):
+            for name, kind in self._candidates(path, active):
                 self.left -= 1
                 if self.left < 0:
                     return matches, False
@@ -185,16 +192,16 @@ class _Planner:
                 following = follow(active, name, found)
                 if found:
                     matches.append(f"{path}/{name}")
-                elif following and is_folder:
+                elif following and kind == FOLDER:
                     todo.append((f"{path}/{name}", following))
         return matches, True
 
-    def _candidates(self, path: str, active: list[Node[str]]) -> Iterable[tuple[str, bool]]:
+    def _candidates(self, path: str, active: list[Node[str]]) -> Iterable[tuple[str, str]]:
         """The children of *path* that could matter to the active nodes; probed by name where only names are wanted."""
         if any(node.loops or node.globs or node.heads or node.tails for node in active):
             return self.tree.children(path or "/") or ()
         names = {name for node in active for name in node.names}
-        return [(name, True) for name in names if self.tree.exists(f"{path}/{name}")]
+        return [(name, FOLDER) for name in names if self.tree.exists(f"{path}/{name}")]
 
     # What is allowed
 
@@ -209,10 +216,9 @@ class _Planner:
             bounded = True
             wild: PathIndex[str] = PathIndex()
             for form in forms:
-                parts = segments(form)
-                if all(isinstance(part, str) for part in parts):
-                    candidates.add("/" + "/".join(str(part) for part in parts))
-                elif access == "read" and parts[0] is not None:
+                if not has_meta(form):
+                    candidates.add(form)
+                elif access == "read" and not form.startswith("/**"):
                     wild.add(form, form)
             candidates.update(self._matches(wild)[0])
         candidates.update(DEVICES)
@@ -231,8 +237,15 @@ class _Planner:
 
     def _clean(self, path: str) -> bool:
         """Whether no pattern that takes something away covers *path*, or could ever match below it."""
-        found, active = self.holes.walk(path)
-        return not found and not active
+        found, active = self.ruled.walk(path)
+        if found or active:
+            return False
+        for judge in self.judges:
+            roles, alive = judge.index.walk(path)
+            below = (item for node in alive for inner in node.below() for item in inner.items)
+            if any(role in _REFUSING and not (role == "ask" and covers_all(entry)) for role, entry in (*roles, *below)):
+                return False
+        return True
 
     def _emit(self, path: str, read: list[str]) -> None:
         """Add *path*, or what can be had of it around the holes, to the READ part."""
@@ -252,8 +265,10 @@ class _Planner:
         if children is None:
             self.notes.append(f"{path} cannot be listed, so opening what is in it is served.")
             return
-        for name, _ in children:
-            self._emit(f"{path.rstrip('/')}/{name}", read)
+        for name, kind in children:
+            # Beside a hole, a file that is no program is served: that costs less than naming it to the kernel.
+            if kind != FILE:
+                self._emit(f"{path.rstrip('/')}/{name}", read)
 
 
 def _listed(judge: FilesJudge, access: str) -> list[str] | None:
@@ -277,27 +292,49 @@ def _ancestors(path: str) -> Iterator[str]:
 class System:
     """The ``Tree`` of this machine."""
 
-    def children(self, path: str) -> list[tuple[str, bool]] | None:
-        """See ``Tree``."""
-        from os import scandir
+    def __init__(self) -> None:
+        self._root = os.geteuid() == 0
+        self._writable: dict[str, bool] = {}
 
+    def children(self, path: str) -> list[tuple[str, str]] | None:
+        """See ``Tree``."""
         try:
-            with scandir(path) as entries:
-                return [
-                    (entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if not entry.is_symlink()
-                ]
+            with os.scandir(path) as entries:
+                return [(entry.name, kind) for entry in entries if (kind := _kind(entry))]
         except OSError:
             return None
 
     def exists(self, path: str) -> bool:
         """See ``Tree``."""
-        from os import lstat
-        from stat import S_ISLNK
-
         try:
-            return not S_ISLNK(lstat(path).st_mode)
+            return not stat.S_ISLNK(os.lstat(path).st_mode)
         except (OSError, ValueError):
             return False
 
+    def sealed(self, path: str) -> bool:
+        """See ``Tree``. Nothing is sealed for root."""
+        if self._root:
+            return False
+        parent = path.rpartition("/")[0] or "/"
+        writable = self._writable.get(parent)
+        if writable is None:
+            writable = self._writable[parent] = os.access(parent, os.W_OK)
+        if writable:
+            return False
+        if os.path.lexists(path):
+            return not os.access(path, os.R_OK) and not os.access(path, os.X_OK)
+        # To make it takes the nearest folder that is there.
+        return os.path.lexists(parent) or self.sealed(parent)
 
-__all__ = ["Bounds", "Plan", "System", "Tree", "plan"]
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return ""
+    if entry.is_dir():
+        return FOLDER
+    if not entry.is_file():
+        return ""
+    return PROGRAM if entry.stat().st_mode & 0o111 else FILE
+
+
+__all__ = ["FILE", "FOLDER", "PROGRAM", "Bounds", "Plan", "System", "Tree", "plan"]

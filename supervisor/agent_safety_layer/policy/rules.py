@@ -1,20 +1,22 @@
-"""The ``rules`` of a policy, read from their nodes. Apart, because the built-in profiles have none to read."""
+"""The ``rules`` of a policy, read from their nodes into plain tuples (see ``loading`` for what becomes of them)."""
 
 from __future__ import annotations
 
 from agent_safety_layer.events import KINDS
-from agent_safety_layer.policy.draft import action, kinds, suggest
-from agent_safety_layer.policy.hosts import parse_host
-from agent_safety_layer.policy.model import After, Condition, Entry, Host, Rule
+from agent_safety_layer.policy import commands, paths
+from agent_safety_layer.policy.reader import action, kinds, plain_host, suggest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeAlias
 
-    from agent_safety_layer.policy.document import Node
-    from agent_safety_layer.policy.draft import Mistakes
-    from agent_safety_layer.policy.paths import Paths
+    from agent_safety_layer.policy.draft import Item
+    from agent_safety_layer.policy.reader import Reader
+    from agent_safety_layer.policy.yaml import Node
+
+    # on, path, host, argv, match
+    PlainCondition: TypeAlias = tuple[tuple[str, ...], Item | None, Item | None, Item | None, str]
 
 _CONDITION = ("on", "path", "host", "argv", "match")
 _RULE = ("name", *_CONDITION, "after", "action", "reason")
@@ -22,18 +24,15 @@ _AFTER = (*_CONDITION, "same")
 
 
 class RuleReader:
-    """Makes rules of nodes and notes what is wrong with them."""
+    """Makes plain rules of nodes: ``(name, action, condition, (condition, same path) or None, reason, origin)``."""
 
-    def __init__(self, mistakes: Mistakes, paths: Paths, command: Callable[[str, str], Entry]) -> None:
-        self.mistakes = mistakes
-        self.paths = paths
-        self.command = command
-        self.file = ""
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
         self.sound = True
 
-    def rule(self, node: dict[str, Node], file: str, line: int, number: int) -> Rule | None:
+    def rule(self, node: dict[str, Node], line: int, number: int) -> tuple[Any, ...] | None:
         """The rule, or None when it has a mistake."""
-        self.file, self.sound = file, True
+        self.sound = True
         self._known(node, _RULE, "rules")
         name = self._text(node, "name", "rules.name") or f"rules[{number}]"
         reason = self._text(node, "reason", "rules.reason")
@@ -51,41 +50,26 @@ class RuleReader:
             value, at = node["after"]
             if isinstance(value, dict):
                 self._known(value, _AFTER, "rules.after")
-                after = After(self._condition(value, at, "rules.after"), self._same(value))
+                after = self._condition(value, at, "rules.after"), self._same(value)
             else:
                 self._wrong("rules.after", at, "this holds on: and path:, host:, argv: or match:.")
-        return Rule(name, verdict, condition, after, reason, f"{file}:{line}") if self.sound else None
+        return (name, verdict, condition, after, reason, self.reader.origin("rules", line)) if self.sound else None
 
-    def _condition(self, node: dict[str, Node], line: int, key: str) -> Condition:
-        path: Entry | None = None
-        host: Host | None = None
-        argv: Entry | None = None
-        text = self._text(node, "path", f"{key}.path")
-        if text:
-            path = self._made(node, f"{key}.path", lambda at: Entry(text, at, self.paths.forms(text)))
-        name = self._text(node, "host", f"{key}.host")
-        if name:
-            host = self._made(node, f"{key}.host", lambda at: parse_host(name, at))
-        command = self._text(node, "argv", f"{key}.argv")
-        if command:
-            argv = self._made(node, f"{key}.argv", lambda at: self.command(command, at))
-        match = self._text(node, "match", f"{key}.match")
-        if match:
-            self._made(node, f"{key}.match", lambda _: _compiles(match))
-        return Condition(self._on(node, line, key), path, host, argv, match)
+    def _condition(self, node: dict[str, Node], line: int, key: str) -> PlainCondition:
+        path = self._item(node, "path", key, lambda text: (True, paths.parse(text)))
+        host = self._item(node, "host", key, plain_host)
+        argv = self._item(node, "argv", key, commands.parse)
+        match = self._item(node, "match", key, _compiles)
+        return self._on(node, line, key), path, host, argv, match[0] if match else ""
 
     def _on(self, node: dict[str, Node], line: int, key: str) -> tuple[str, ...]:
         value, at = node.get("on", (None, line))
         if value is None:
-            self._wrong(
-                f"{key}.on",
-                line,
-                "the rule does not say what it is on:; write a kind or group such as file.write or net.",
-            )
+            remedy = "Write a kind or group such as file.write or net."
+            self._wrong(f"{key}.on", line, "nothing says what it is on.", remedy)
             return ()
-        words = [(value, at)] if isinstance(value, str) else value
         found: set[str] = set()
-        for word, place in words if isinstance(words, list) else [(value, at)]:
+        for word, place in value if isinstance(value, list) else [(value, at)]:
             try:
                 found.update(kinds(str(word)))
             except ValueError as error:
@@ -110,17 +94,20 @@ class RuleReader:
         self._wrong(key, at, "this must be text. Put it in quotes.")
         return ""
 
-    def _made(self, node: dict[str, Node], key: str, make: Callable[[str], Any]) -> Any:
-        text, line = node[key.rpartition(".")[2]]
+    def _item(self, node: dict[str, Node], name: str, key: str, make: Callable[[str], Any]) -> Item | None:
+        text = self._text(node, name, f"{key}.{name}")
+        if not text:
+            return None
+        line = node[name][1]
         try:
-            return make(f"{self.file}:{line}")
+            return text, self.reader.origin("rules", line), make(text)
         except ValueError as error:
-            self._wrong(key, line, f"'{text}' cannot be used: {error}.")
+            self._wrong(f"{key}.{name}", line, f"'{text}' cannot be used: {error}.")
             return None
 
     def _wrong(self, key: str, line: int, message: str, remedy: str = "") -> None:
         self.sound = False
-        self.mistakes.add(f"{key}: {message}", file=self.file, line=line, key=key, remedy=remedy)
+        self.reader.wrong(key, line, message, remedy)
 
 
 def _compiles(pattern: str) -> None:

@@ -1,18 +1,24 @@
-"""YAML text to the nodes of ``document``. Apart, because it needs ruamel.yaml, and a cached policy does not."""
+"""YAML text as plain nodes that know their line: what a policy file says, before anyone asks what it means.
+
+A node is ``(value, line)``. The value is a scalar (``str int float bool None``), a list of nodes, or a dict from keys
+to nodes; a node in a dict carries the line of its key. YAML 1.2, so ``on`` and ``yes`` are words.
+"""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
 from agent_safety_layer.errors import PolicyError
-from agent_safety_layer.policy.document import NODE_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeAlias
 
-    from agent_safety_layer.policy.document import Node, Scalar
+    Scalar: TypeAlias = str | int | float | bool | None
+    Value: TypeAlias = "Scalar | list[Node] | dict[str, Node]"
+    Node: TypeAlias = "tuple[Value, int]"
 
+NODE_LIMIT = 200_000
 _TAG = "tag:yaml.org,2002:"
 
 
