@@ -1,0 +1,151 @@
+"""What supervision costs, as ratios to something in the same run: start-up, and a recorded open and close.
+
+Commands take turns (A B C A B C …) so that a machine whose speed drifts treats them alike, and medians of the
+per-round ratios are printed with their range. Everything runs pinned to one CPU: there, supervisor and tracee hand over
+to each other without waking an idle processor, and so do strace and its tracee.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LOOP = r"""
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    for (long i = atol(argv[2]); i > 0; i--) {
+        int fd = open(argv[1], O_RDONLY);
+        if (fd < 0) return 1;
+        close(fd);
+    }
+    return 0;
+}
+"""
+PYTHON_LOOP = "import os,sys\nfor _ in range(int(sys.argv[2])): os.close(os.open(sys.argv[1], os.O_RDONLY))"
+STATIC = """\
+version: 1
+name: static
+files:
+  read: ["/"]
+  write: ["${WORKSPACE}", "${TMP}"]
+"""
+SERVED = STATIC + '  block: ["${WORKSPACE}/**/*.blocked"]\n'
+
+
+def seconds(command: list[str], folder: Path) -> float:
+    """Wall time of one run, which must succeed."""
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    took = time.perf_counter() - started
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr.decode(errors='replace')}")
+    return took
+
+
+def rounds(commands: dict[str, list[str]], folder: Path, count: int) -> dict[str, list[float]]:
+    """Seconds of each command in each round; one round first that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for turn in range(count + 1):
+        for name, command in commands.items():
+            took = seconds(command, folder)
+            if turn:
+                times[name].append(took)
+    return times
+
+
+def ratio(over: list[float], under: list[float]) -> str:
+    """Median and range of the ratios, round by round."""
+    ratios = [a / b for a, b in zip(over, under, strict=True)]
+    return f"{statistics.median(ratios):5.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def start(folder: Path, count: int) -> None:
+    """The start of ``true``, against the interpreter alone."""
+    supervise = [str(Path(sys.executable).with_name("asl-supervise"))]
+    times = rounds({"interpreter": [sys.executable, "-c", "pass"], "supervised": [*supervise, "true"]}, folder, count)
+    for name, taken in times.items():
+        print(f"  {name:<34} {statistics.median(taken) * 1000:8.1f} ms")
+    print(f"  supervised / interpreter alone     {ratio(times['supervised'], times['interpreter'])}")
+
+
+def loop_program(folder: Path) -> list[str]:
+    """A program that opens and closes its first argument; in C where there is a compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return [sys.executable, "-c", PYTHON_LOOP]
+    source = folder / "loop.c"
+    source.write_text(LOOP)
+    subprocess.run([compiler, "-O2", "-o", folder / "loop", source], check=True)
+    return [str(folder / "loop")]
+
+
+def opens(folder: Path, count: int, calls: int) -> None:
+    """One audited open and close, against the same unsupervised and under strace."""
+    program = loop_program(folder)
+    target = folder / "target"
+    target.write_text("x")
+    (folder / "an.blocked").write_text("x")
+    (folder / "static.yaml").write_text(STATIC)
+    (folder / "served.yaml").write_text(SERVED)
+    supervise = [str(Path(sys.executable).with_name("asl-supervise")), "-q"]
+    work = [*program, str(target)]
+    prefixes = {
+        "native": [],
+        "bounded": [*supervise, "-p", str(folder / "static.yaml"), "--"],
+        "served": [*supervise, "-p", str(folder / "served.yaml"), "--"],
+    }
+    strace = shutil.which("strace")
+    if strace:
+        prefixes["strace"] = [strace, "-f", "--seccomp-bpf", "-e", "trace=open,openat", "-o", "/dev/null"]
+    commands = {}
+    for name, prefix in prefixes.items():
+        commands[name] = [*prefix, *work, str(calls)]
+        commands[f"{name}, none"] = [*prefix, *work, "1"]  # what is not the loop's doing
+    times = rounds(commands, folder, count)
+    per_call = {
+        name: [(a - b) / calls for a, b in zip(times[name], times[f"{name}, none"], strict=True)] for name in prefixes
+    }
+    for name, taken in per_call.items():
+        print(f"  {name:<34} {statistics.median(taken) * 1e6:8.1f} us a call")
+    under = "strace" if strace else "native"
+    for name in ("bounded", "served"):
+        print(f"  {name + ' / ' + under:<34} {ratio(per_call[name], per_call[under])}")
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--calls", type=int, default=20000)
+    parser.add_argument("--cpu", type=int, default=min(os.sched_getaffinity(0)))
+    wanted = parser.parse_args()
+    os.sched_setaffinity(0, {wanted.cpu})
+    with tempfile.TemporaryDirectory(prefix="asl-bench-") as name:
+        folder = Path(name)
+        os.environ["ASL_STATE"] = str(folder / "state")
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its byte code
+        work = folder / "work"
+        work.mkdir()
+        machine = os.uname()
+        print(
+            f"{time.strftime('%Y-%m-%d')}, Linux {machine.release} {machine.machine}, Python {sys.version.split()[0]},"
+        )
+        print(f"CPU {wanted.cpu}; medians of {wanted.rounds} rounds, ratios with their range\n")
+        print("start of `true`, default profile")
+        start(work, wanted.rounds * 2)
+        print(f"\nopen and close of one file, {wanted.calls} times, recorded in the trace")
+        print("  bounded: the kernel confines it, waved through; served: opened by the supervisor")
+        opens(work, wanted.rounds, wanted.calls)
+
+
+if __name__ == "__main__":
+    main()
