@@ -99,12 +99,15 @@ def line(event: Event, decision: Decision, effective: str, colour: bool = False)
         if decision.action == BLOCK
         else ("warning", "yellow")
     )
-    by = decision.rule + (f" ({decision.where})" if decision.where else "")
-    said = f"asl: {paint(verb, hue, colour)} {event.kind} {visible(object_of(event), _OBJECT)}"
-    if by:
-        said += f" by {visible(by, _OBJECT)}"
+    said = f"asl: {paint(verb, hue, colour)} {event.kind}"
+    named = object_of(event)
+    if not decision.reason or named not in decision.reason:
+        said += f" {visible(named, _OBJECT)}"
     if decision.reason:
         said += f": {visible(decision.reason, _OBJECT)}"
+    by = f"{decision.rule} {decision.where}".strip()
+    if by:
+        said += f" [{visible(by, _OBJECT)}]"
     remedy = remedy_of(event, decision) if effective == BLOCK else ""
     if remedy:
         said += paint(f"; to allow: {visible(remedy, _OBJECT)}", "dim", colour)

@@ -24,7 +24,7 @@ def summary(tally: Tally, ending: Ending, trace: str, *, verbosity: int = 0, col
     """
     if verbosity < 0:
         return ""
-    lines = _denied(tally, colour)
+    lines = denied(tally, colour)
     if ending.outcome not in ("exited", "signaled"):
         lines.insert(0, f"asl: {paint(f'run ended: {_OUTCOMES.get(ending.outcome, ending.outcome)}', 'red', colour)}")
     if verbosity > 0:
@@ -38,14 +38,18 @@ _OUTCOMES = {
     "wall_time": "its time limit passed",
     "cpu_time": "its CPU time limit passed",
     "memory": "its memory limit was reached",
+    "idle_time": "it did nothing for too long",
     "output": "its output limit was reached",
+    "written": "its limit of bytes written was reached",
+    "operations": "its limit of operations was reached",
     "violation": "on_violation is kill",
     "trace_full": "the trace could not be written",
     "failed": "the supervisor failed",
 }
 
 
-def _denied(tally: Tally, colour: bool) -> list[str]:
+def denied(tally: Tally, colour: bool = False) -> list[str]:
+    """What was denied, as lines: the total, then each rule with its place, count, some names and a remedy."""
     total = tally.blocked or tally.would_block
     if not total:
         return []

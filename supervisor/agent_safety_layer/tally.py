@@ -70,7 +70,7 @@ class Tally:
                 e.signal,
                 e.syscall if e.kind == "process.deny" else "",
             )
-            key = (what, decision, effective)
+            key = (what, decision.action, decision.rule, decision.where, effective)
             denial = self._denials.get(key)
             if denial is None and len(self._denials) < self._distinct:
                 denial = self._denials[key] = Denial(event, decision, effective)

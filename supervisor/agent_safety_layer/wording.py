@@ -48,13 +48,18 @@ def quoted(word: str) -> str:
 
 def remedy_of(event: Event, decision: Decision) -> str:
     """What would allow the event: a flag where one suffices, else the line of the policy to change. Not escaped."""
+    change = _change(decision.where)
     if decision.action == ASK:
-        return "answer the question (--approve tty)" + (f", or change {decision.where}" if decision.where else "")
-    if not decision.rule.endswith((".block", ".private_ips")) and event.kind != "process.deny":
-        flag = _flag(event, decision.rule)
-        if flag:
-            return flag
-    return f"change {decision.where}" if decision.where else ""
+        return "answer the question (--approve tty)" + (f", or {change}" if change else "")
+    return _flag(event, decision.rule) or change
+
+
+def _change(where: str) -> str:
+    if where == "built-in":  # cannot be changed
+        return ""
+    if where.startswith("profiles/"):
+        return f"extend the profile in a policy of your own, `without` the entry at {where}"
+    return f"change {where}" if where else ""
 
 
 def _flag(event: Event, rule: str) -> str:
@@ -63,7 +68,9 @@ def _flag(event: Event, rule: str) -> str:
         return f"--allow-write {quoted(event.path)}"
     if rule == "files.read":
         return f"--allow-read {quoted(event.path)}"
-    if rule == "network.allow" and (event.host or event.ip):
-        name = event.host or (f"[{event.ip}]" if ":" in event.ip else event.ip)
+    if rule in ("network.allow", "network.private_ips") and (event.host or event.ip):
+        # A name does not vouch for a private address that it resolves to: the address itself must be listed.
+        name = event.host if event.host and rule == "network.allow" else event.ip
+        name = f"[{name}]" if ":" in name else name
         return f"--allow-host {quoted(f'{name}:{event.port}' if event.port else name)}"
     return ""

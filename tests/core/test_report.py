@@ -35,7 +35,7 @@ def tally():
 
 def test_a_report_holds_the_truth(tally):
     made = report(tally, HEADER, Ending("signaled", 137, 9, 1.25, 0.5, 0.25, 4096), "/t.jsonl")
-    assert json.loads(json.dumps(made)) == {
+    wanted = {
         "schema": 1,
         "run": "r1",
         "name": "",
@@ -46,7 +46,6 @@ def test_a_report_holds_the_truth(tally):
         "backend": "notify",
         "enforced": {"landlock": "files"},
         "not_enforced": ["limits.memory"],
-        "machine": made["machine"],
         "outcome": "signaled",
         "exit_code": 137,
         "signal": 9,
@@ -75,6 +74,7 @@ def test_a_report_holds_the_truth(tally):
         "denials_unlisted": 0,
         "trace": "/t.jsonl",
     }
+    assert wanted.items() <= json.loads(json.dumps(made)).items()
     assert made["machine"]["uid"] == os.geteuid()
     assert footer(tally, Ending("exited", 0)).items() <= report(tally, HEADER, Ending("exited", 0), "").items()
 

@@ -1,0 +1,38 @@
+"""``requires("landlock", abi=4)``: a test that needs a mechanism is skipped where the machine lacks it.
+
+What ``ASL_MUST_WORK`` names (comma-separated) fails instead, so that a run in CI never passes empty. ``ASL_WITHOUT``
+names mechanisms to behave as if missing. The names are those of ``asl doctor``.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import pytest
+
+from asl_hooks.probe import Finding, probe
+
+
+def named_in(variable: str) -> frozenset[str]:
+    """The names that an environment variable lists."""
+    return frozenset(filter(None, (name.strip() for name in os.environ.get(variable, "").split(","))))
+
+
+@cache
+def found(name: str, without: frozenset[str]) -> Finding:
+    """The finding on a mechanism, probed once."""
+    return probe(name, without)
+
+
+def requires(*names: str, abi: int = 1) -> None:
+    """Goes on only where every named mechanism works, Landlock with at least this ABI."""
+    for name in names:
+        finding = found(name, named_in("ASL_WITHOUT"))
+        if finding.ok and (name != "landlock" or finding.level >= abi):
+            continue
+        wanted = f"{finding.wanted} (ABI {abi})" if name == "landlock" else finding.wanted
+        message = f"{name}: wanted {wanted}, found {finding.found}. {finding.remedy}"
+        if name in named_in("ASL_MUST_WORK"):
+            pytest.fail(message)
+        pytest.skip(message)
