@@ -9,6 +9,7 @@
         │ ─────────────────────── "go" ──────────────────────────► │ close N, execve  ──► first call that is judged
 
 If the supervisor dies at any point, the child reads end-of-file instead of "go" and exits, or the warden kills it.
+If the warden dies, the child dies with it (PDEATHSIG), and the rest of the tree is handed to the supervisor.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from errno import EACCES, ENOENT, EPERM
 from asl_hooks import bpf, landlock, warden
 from asl_hooks._abi import linux
 from asl_hooks.errors import BackendError, UnsupportedError
+from asl_hooks.identity import drop_capabilities
 from asl_hooks.value import value
 
 TYPE_CHECKING = False
@@ -37,7 +39,10 @@ class LaunchSpec:
     """What to start and within which bounds.
 
     ``filter`` is an assembled seccomp program; ``ruleset`` an open Landlock ruleset or -1; ``limits`` triples of
-    ``(RLIMIT_*, soft, hard)``; ``keep`` descriptors that stay open above 2.
+    ``(RLIMIT_*, soft, hard)``; ``keep`` descriptors that stay open above 2. ``closed`` are those of 0, 1, 2 that the
+    program shall find closed, ``stdio`` pairs of a descriptor and the one of 0, 1, 2 that it becomes. ``groups`` are
+    open ``cgroup.procs`` files that the child writes itself into, and ``kill_all`` an open ``cgroup.kill``, for the
+    warden.
     """
 
     argv: tuple[str, ...]
@@ -47,6 +52,10 @@ class LaunchSpec:
     ruleset_log: int = 0
     limits: tuple[tuple[int, int, int], ...] = ()
     keep: tuple[int, ...] = ()
+    closed: tuple[int, ...] = ()
+    stdio: tuple[tuple[int, int], ...] = ()
+    groups: tuple[int, ...] = ()
+    kill_all: int = -1
 
 
 @value
@@ -66,34 +75,36 @@ def launch(spec: LaunchSpec) -> Launched:
     """Fork the warden and the child, bound the child, and fetch its listener. The child execs once a byte is written
     to ``go``.
 
-    Establishes: no_new_privs, limits, Landlock domain and seccomp filter hold in the child; only 0, 1, 2 and ``keep``
-    are open in it when it execs. Raises ``UnsupportedError`` or ``BackendError`` naming the step that the kernel
-    refused; nothing is left running.
+    Establishes: no_new_privs, few capabilities, limits, Landlock domain and seccomp filter hold in the child; only 0,
+    1, 2 and ``keep`` are open in it when it execs. Raises ``UnsupportedError`` or ``BackendError`` naming the step that
+    the kernel refused; nothing is left running.
     """
     control_r, control_w = os.pipe2(os.O_CLOEXEC)
     status_r, status_w = os.pipe2(os.O_CLOEXEC)
     ready_r, ready_w = os.pipe2(os.O_CLOEXEC)
     go_r, go_w = os.pipe2(os.O_CLOEXEC)
-    supervisor = os.getpid()
+    supervisor = linux.pidfd_open(os.getpid(), 0)
+    # Should the warden be killed, what it leaves comes to us.
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     warden_pid = os.fork()
     if warden_pid == 0:
         try:
+            linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             for fd in (control_w, status_r, ready_r, go_w):
                 os.close(fd)
-            linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            me = os.getpid()
             child = os.fork()
             if child == 0:
-                os.close(control_r)
-                os.close(status_w)
-                _become(spec, ready_w, go_r)
-            os.write(status_w, warden.STATUS.pack(0, child, 0.0, 0.0, 0))
-            keep = {0, 1, 2, control_r, status_w}
-            if os.getppid() != supervisor:
-                os.kill(child, _signal.SIGKILL)
-            _close_all_but(keep)
-            warden.run(child, control_r, status_w)
+                _become(spec, ready_w, go_r, me)
+            warden.stand_apart()
+            _close_all_but(
+                {0, 1, 2, control_r, status_w, supervisor, *((spec.kill_all,) if spec.kill_all >= 0 else ())}
+            )
+            os.write(status_w, warden.STATUS.pack(0, child, 0.0, 0.0, 0, 0, 0))
+            warden.run(child, control_r, status_w, supervisor, spec.kill_all)
         finally:
             os._exit(70)
+    os.close(supervisor)
     for fd in (control_r, status_w, ready_w, go_r):
         os.close(fd)
     first = os.read(status_r, warden.STATUS.size)
@@ -127,6 +138,7 @@ _REMEDIES = {
     "landlock": "Needs Linux 5.13 with Landlock among the active security modules (lsm=landlock,…).",
     "pidfd_getfd": "Needs Linux 5.6 and permission to trace own children (see kernel.yama.ptrace_scope).",
     "no_new_privs": "",
+    "cgroup": "The run's cgroup could not be entered; run it where the cgroup is delegated to this user.",
     "limits": "A limit is above what this process may set; lower it or run with a higher hard limit.",
 }
 
@@ -146,16 +158,24 @@ def _close_all_but(keep: set[int]) -> None:
     linux.close_range(start, 0xFFFFFFFF, 0)
 
 
-def _become(spec: LaunchSpec, ready: int, go: int) -> None:
+def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
     """In the child: bound this process, hand over the listener, wait for the word, exec. Never returns."""
     step = b"signals"
     try:
         linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before that
+            os._exit(125)
         _signal.set_wakeup_fd(-1)
         for number in range(1, 32):
             # What the caller ignores (nohup, a background job) stays ignored; what Python itself set at start does not.
             if callable(_signal.getsignal(number)) or number in (_signal.SIGPIPE, _signal.SIGXFSZ):
                 _signal.signal(number, _signal.SIG_DFL)
+        step = b"cgroup"
+        for group in spec.groups:
+            os.write(group, b"0")
+        step = b"stdio"
+        for fd, place in spec.stdio:
+            os.dup2(fd, place)
         step = b"limits"
         if spec.limits:
             from resource import setrlimit
@@ -164,13 +184,15 @@ def _become(spec: LaunchSpec, ready: int, go: int) -> None:
                 setrlimit(which, (soft, hard))
         step = b"no_new_privs"
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        step = b"capabilities"
+        drop_capabilities()
         step = b"landlock"
         if spec.ruleset >= 0:
             landlock.restrict(spec.ruleset, spec.ruleset_log)
         # From the filter on, only calls that it does not notify: nobody answers yet.
         argv, environment, paths = _prepare(spec)
         execve = ctypes.CDLL(None, use_errno=True).execve
-        _close_all_but({0, 1, 2, ready, go, *spec.keep})
+        _close_all_but({0, 1, 2, ready, go, *spec.keep}.difference(spec.closed))
         step = b"seccomp"
         listener = bpf.install(spec.filter, _LISTENER)
         os.write(ready, _READY.pack(listener, 0, b""))

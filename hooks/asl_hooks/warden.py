@@ -1,11 +1,19 @@
 """The warden: the parent of the supervised tree, whose only job is that the tree never outlives the supervisor.
 
-    supervisor ──fork── warden (subreaper) ──fork── child ── … everything it starts
+    supervisor (subreaper) ──fork── warden (subreaper) ──fork── child ── … everything it starts
 
 Orphans of the tree become the warden's children, so it can always reach them all. It ends the tree when the
-supervisor says so (a byte on the control pipe) and when the supervisor dies (the pipe hangs up). It runs no policy
-and holds no listener; nothing of the tree may signal it (the domain's signal scope, or the supervisor's judgement of
-``kill``).
+supervisor says so (a byte on the control pipe) and when the supervisor dies (its pidfd). It runs no policy and holds
+no listener; nothing of the tree may signal it (the domain's signal scope, or the supervisor's judgement of ``kill``).
+It stands in a process group of its own, so a SIGKILL to the supervisor's group, as ``timeout -s KILL`` and CI runners
+send it, leaves it to do its work.
+
+Why ending is certain: every fork of the tree is a stopped call. Once the supervisor is gone, or no longer answers, no
+fork can succeed (a closed listener makes them ENOSYS), so what is killed is not replaced; and as long as anything of
+the tree lives, the first of its line is a child of the warden, so ``ECHILD`` means that nothing does. If the warden
+itself is killed, the kernel kills the first child (PDEATHSIG), the rest become the supervisor's children, and it ends
+them (``end_strays``). Only killing both at once leaves processes behind, and a cgroup, where there is one, does not
+make that certain either.
 """
 
 from __future__ import annotations
@@ -14,18 +22,18 @@ import _signal
 import os
 import select
 import struct
-from errno import ECHILD, ESRCH
+from errno import ESRCH
 
 from asl_hooks._abi import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from resource import struct_rusage
 
-STATUS = struct.Struct(
-    "=iIddQ"
-)  # wait status, pid, user seconds, system seconds, peak resident bytes of the largest process
-_KEPT = (_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGTSTP, _signal.SIGCONT, _signal.SIGTTIN, _signal.SIGTTOU)
+# Wait status, pid, user and system seconds, peak resident bytes of the largest process, bytes read and written.
+STATUS = struct.Struct("=iIddQQQ")
+_NOT_TO_IGNORE = (_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, 32, 33)  # 32 and 33 are the C library's own
 
 
 def descendants(pid: int) -> list[int]:
@@ -73,6 +81,128 @@ def _descendants_by_scan(pid: int) -> list[int]:
     return found
 
 
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, _signal.SIGKILL)
+        except OSError as error:
+            if error.errno != ESRCH:
+                raise
+
+
+def end_tree() -> None:
+    """Kill everything below this process and reap it. Postcondition: this process has no descendants.
+
+    A killed process can no longer fork, so each pass is final for what it sees, and passes repeat until there is
+    nothing to wait for.
+    """
+    me = os.getpid()
+    while True:
+        victims = descendants(me)
+        _kill(victims)
+        try:
+            # A pass can miss a child whose sibling exits meanwhile; then there may be nobody who is about to die.
+            os.waitpid(-1, 0 if victims else os.WNOHANG)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+
+
+def end_strays() -> None:
+    """Kill and reap what a dead warden left to this process: its children, and theirs, under more seccomp filters
+    than this process is. Other children are left alone. Postcondition: there are no such children.
+    """
+    me = os.getpid()
+    own = _filters(me)
+    while True:
+        strays = [pid for pid in _children(me) if _filters(pid) > own]
+        if not strays:
+            return
+        for pid in strays:
+            _kill((pid, *descendants(pid)))
+        for pid in strays:
+            os.waitpid(pid, 0)
+
+
+def _children(pid: int) -> list[int]:
+    below = descendants(pid)
+    return [child for child in below if _field(child, b"PPid:") == pid]
+
+
+def _filters(pid: int) -> int:
+    return _field(pid, b"Seccomp_filters:")
+
+
+def _field(pid: int, name: bytes) -> int:
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(name):
+                    return int(line[len(name) :])
+    except OSError:
+        pass
+    return 0
+
+
+def stand_apart() -> None:
+    """A process group of its own, and deaf to every signal that can be ignored: only its pipes move the warden."""
+    os.setpgid(0, 0)
+    for number in range(1, 65):
+        if number not in _NOT_TO_IGNORE:
+            _signal.signal(number, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGCHLD, lambda *_: None)
+
+
+def run(child: int, control: int, status: int, supervisor: int, kill_all: int = -1) -> None:
+    """Watch over *child* until told to end the tree; report the child's status once on *status*, and what the tree
+    used at the end. Never returns.
+
+    *supervisor* is a pidfd, readable once that process is dead. *kill_all* is an open ``cgroup.kill``, or -1.
+    """
+    linux.prctl(linux.PR_SET_NAME, _name_address(b"asl-warden"), 0, 0, 0)
+    read_before, written_before = _transferred()
+    wake_r, wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    _signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+    poll = select.poll()
+    for fd in (control, supervisor, wake_r):
+        poll.register(fd, select.POLLIN)
+    reported = False
+    while True:
+        for pid, wait_status, usage in _reap():
+            if pid == child and not reported:
+                reported = True
+                _tell(status, wait_status, pid, usage.ru_utime, usage.ru_stime, usage.ru_maxrss * 1024, 0, 0)
+        ready = [fd for fd, _ in poll.poll()]
+        if supervisor in ready or control in ready:
+            orphaned = supervisor in ready or not os.read(control, 1)
+            if kill_all >= 0:
+                try:
+                    os.write(kill_all, b"1")
+                except OSError:
+                    pass  # the passes below are as certain, only slower
+            end_tree()
+            if orphaned:
+                _say(b"asl-supervise: the supervisor died; everything it had started was ended.\n")
+            usage = _used()
+            read, written = _transferred()
+            _tell(
+                status,
+                -1,
+                0,
+                usage.ru_utime,
+                usage.ru_stime,
+                usage.ru_maxrss * 1024,
+                max(read - read_before, 0),
+                max(written - written_before, 0),
+            )
+            os._exit(0)
+        try:
+            os.read(wake_r, 4096)
+        except BlockingIOError:
+            pass
+
+
 def _reap() -> list[tuple[int, int, struct_rusage]]:
     done = []
     while True:
@@ -86,87 +216,39 @@ def _reap() -> list[tuple[int, int, struct_rusage]]:
     return done
 
 
-def end_tree() -> None:
-    """Kill everything below this process and reap it. Postcondition: this process has no descendants.
-
-    Stopping a process first would make it visible to its tracer; a killed process can no longer fork, so each pass is
-    final for what it sees, and passes repeat until there is nothing to see.
-    """
-    me = os.getpid()
-    while True:
-        victims = descendants(me)
-        for pid in victims:
-            try:
-                os.kill(pid, _signal.SIGKILL)
-            except OSError as error:
-                if error.errno != ESRCH:
-                    raise
-        try:
-            pid, _ = os.waitpid(-1, 0 if victims else os.WNOHANG)
-        except OSError as error:
-            if error.errno == ECHILD:
-                if not descendants(me):
-                    return
-                continue
-            raise
-        _reap()
+def _tell(status: int, *fields: float) -> None:
+    try:
+        os.write(status, STATUS.pack(*fields))
+    except OSError:
+        pass  # the supervisor is gone; its pidfd says so
 
 
-def run(child: int, control: int, status: int) -> None:
-    """Watch over *child* until told to end the tree; report the child's status once on *status*. Never returns.
-
-    *control* hangs up when the supervisor dies.
-    """
-    linux.prctl(linux.PR_SET_NAME, _name_address(b"asl-warden"), 0, 0, 0)
-    wake_r, wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    for number in range(1, 65):
-        if number in _KEPT or number in (32, 33):
-            continue
-        try:
-            _signal.signal(number, _signal.SIG_IGN)
-        except (OSError, ValueError):
-            continue
-    _signal.signal(_signal.SIGCHLD, lambda *_: None)
-    _signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+def _say(text: bytes) -> None:
+    """Onto stderr if that takes it at once: a full pipe must not keep the warden."""
     poll = select.poll()
-    poll.register(control, select.POLLIN)
-    poll.register(wake_r, select.POLLIN)
-    reported = False
-    while True:
-        for pid, wait_status, usage in _reap():
-            if pid == child and not reported:
-                reported = True
-                user, system, peak = usage.ru_utime, usage.ru_stime, usage.ru_maxrss * 1024
-                try:
-                    os.write(status, STATUS.pack(wait_status, pid, user, system, peak))
-                except OSError:
-                    pass  # the supervisor is gone; the control pipe says so below
-        for fd, _ in poll.poll():
-            if fd == wake_r:
-                try:
-                    os.read(wake_r, 4096)
-                except BlockingIOError:
-                    pass
-            else:
-                orphaned = not os.read(control, 1)
-                end_tree()
-                if orphaned:
-                    try:
-                        os.write(2, b"asl-supervise: the supervisor died; everything it had started was ended.\n")
-                    except OSError:
-                        pass
-                usage = os.times()
-                try:
-                    os.write(status, STATUS.pack(-1, 0, usage.children_user, usage.children_system, _peak()))
-                except OSError:
-                    pass
-                os._exit(0)
+    poll.register(2, select.POLLOUT)
+    try:
+        if any(event & select.POLLOUT for _, event in poll.poll(0)):
+            os.write(2, text)
+    except OSError:
+        pass
 
 
-def _peak() -> int:
+def _used() -> struct_rusage:
+    """What all that has been waited for has used, and all that they had waited for."""
     from resource import RUSAGE_CHILDREN, getrusage
 
-    return getrusage(RUSAGE_CHILDREN).ru_maxrss * 1024
+    return getrusage(RUSAGE_CHILDREN)
+
+
+def _transferred() -> tuple[int, int]:
+    """Bytes that this process, and all that it has waited for, have read and written (proc_pid_io(5))."""
+    try:
+        with open("/proc/self/io", "rb") as file:
+            fields = dict(line.split(b": ") for line in file.read().splitlines())
+    except OSError:
+        return 0, 0
+    return int(fields[b"rchar"]), int(fields[b"wchar"])
 
 
 _names: list[object] = []

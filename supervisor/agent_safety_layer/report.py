@@ -23,8 +23,10 @@ SCHEMA = 1
 class Ending:
     """How a run ended and what it used.
 
-    ``outcome`` is one of ``exited signaled wall_time cpu_time memory output violation trace_full not_found
-    not_executable refused failed``; ``exit_code`` is what the caller sees, ``signal`` what ended the child, or 0.
+    ``outcome`` is one of ``exited signaled wall_time cpu_time idle_time memory output written operations violation
+    trace_full not_found not_executable refused failed``; ``peak_memory_bytes`` is the largest process's (as
+    ``time -v`` has it), ``tree_peak_memory_bytes`` that of all together as far as it was measured; ``exit_code`` is
+    what the caller sees, ``signal`` what ended the child, or 0.
     """
 
     outcome: str
@@ -34,6 +36,10 @@ class Ending:
     cpu_user_s: float = 0.0
     cpu_system_s: float = 0.0
     peak_memory_bytes: int = 0
+    tree_peak_memory_bytes: int = 0
+    processes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
 
 
 def footer(tally: Tally, ending: Ending) -> dict[str, object]:
@@ -46,6 +52,10 @@ def footer(tally: Tally, ending: Ending) -> dict[str, object]:
         "cpu_user_seconds": round(ending.cpu_user_s, 6),
         "cpu_system_seconds": round(ending.cpu_system_s, 6),
         "peak_memory_bytes": ending.peak_memory_bytes,
+        "tree_peak_memory_bytes": ending.tree_peak_memory_bytes,
+        "processes": ending.processes,
+        "read_bytes": ending.read_bytes,
+        "written_bytes": ending.written_bytes,
         "counts": tally.counts(),
         "effective": tally.effective(),
         "blocked": tally.blocked,

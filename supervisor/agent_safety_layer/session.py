@@ -17,6 +17,7 @@ from agent_safety_layer.errors import TraceError, UnsupportedError, UsageError
 from agent_safety_layer.report import Ending, ReportFile, footer, report
 from agent_safety_layer.tally import Tally
 from agent_safety_layer.terminal import Stderr, colour_wanted
+from asl_hooks.stdio import hold_places
 from asl_hooks.value import replace, value
 
 TYPE_CHECKING = False
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from agent_safety_layer.engine.gate import Gate
     from agent_safety_layer.engine.kernel import Kernel
     from agent_safety_layer.engine.loop import Engine
-    from agent_safety_layer.policy import Plan, Policy
+    from agent_safety_layer.output import Output
+    from agent_safety_layer.policy import Limits, Plan, Policy
+    from asl_hooks.cgroup import Subtree
 
 
 @value
@@ -70,9 +73,7 @@ class Session:
         self._stderr = Stderr()
         self._colour = colour_wanted(settings.colour, 2)
         self._header: dict[str, object] = {}
-        self._outcome = ""
-        self._signals = 0
-        self._deadlines: list[tuple[float, str]] = []
+        self._closed: tuple[int, ...] = ()  # of 0, 1 and 2
 
     # -- set-up ----------------------------------------------------------------------------------------------------
 
@@ -82,6 +83,7 @@ class Session:
         """
         settings = self.settings
         started = monotonic()
+        self._closed = hold_places()
         self._check_terminal()
         state_dir = state.state_dir()
         private = _Private(self.run_id)
@@ -120,7 +122,7 @@ class Session:
         from agent_safety_layer.engine.names import Names
         from agent_safety_layer.engine.recorder import Recorder
         from agent_safety_layer.engine.view import View
-        from agent_safety_layer.limits import rlimits
+        from agent_safety_layer.limits import holders, rlimits
         from agent_safety_layer.policy import Bounds as Prefixes
         from agent_safety_layer.trace.header import header
         from agent_safety_layer.trace.writer import TraceWriter
@@ -131,6 +133,8 @@ class Session:
         machine = _Machine(settings.without)
         ruleset, readable, writable = machine.ruleset(plan)
         bounds = machine.bounds(policy, ruleset >= 0)
+        limits = policy.limits
+        group = machine.group(limits, self.run_id)
         if bounds.missing and not settings.best_effort:
             raise UnsupportedError(
                 "This policy cannot be enforced here: " + "; ".join(bounds.missing),
@@ -147,7 +151,7 @@ class Session:
             policy_hash=policy.sha256,
             mode=policy.mode,
             backend="notify",
-            enforced=dict(bounds.enforced),
+            enforced=dict((*bounds.enforced, *holders(limits, group.holds if group else frozenset()))),
             not_enforced=bounds.missing,
         )
         self.trace_path = (
@@ -158,6 +162,7 @@ class Session:
         recorder = Recorder(writer, self.tally, denials)
         environment = self._environment(policy, private)
         program, kernel = machine.filters(ruleset >= 0)
+        output = self._output(limits)
         try:
             launched = launch(
                 LaunchSpec(
@@ -166,10 +171,16 @@ class Session:
                     filter=program,
                     ruleset=ruleset,
                     ruleset_log=machine.log,
-                    limits=rlimits(policy.limits),
+                    limits=rlimits(limits),
+                    stdio=tuple(output.given) if output else (),
+                    closed=self._closed,
+                    groups=group.enter if group else (),
+                    kill_all=group.kill_all if group else -1,
                 )
             )
         except BaseException:
+            if group:
+                group.remove()
             writer.close({"outcome": "refused", "exit_code": 125})
             raise
         finally:
@@ -191,15 +202,24 @@ class Session:
             Names(),
             gate=lambda engine: self._gate(policy, engine),
             verify_exec="ptrace" in dict(bounds.enforced),
-            max_processes=policy.limits.processes or 0,
+            max_processes=limits.processes or 0,
         )
-        tree = Tree(engine, launched, policy.limits, recorder, self._stderr)
+        tree = Tree(engine, launched, limits, recorder, self._stderr, group, output)
         try:
             ending = tree.live(started)
         finally:
             tree.end()
             engine.close()
+            if group:
+                group.remove()
         return self._close(ending, writer, denials)
+
+    def _output(self, limits: Limits) -> Output | None:
+        if limits.output_bytes is None:
+            return None
+        from agent_safety_layer.output import Output
+
+        return Output(limits.output_bytes, self._closed)
 
     def _gate(self, policy: Policy, engine: Engine) -> Gate:
         from agent_safety_layer.engine.gate import Nobody, Terminal
@@ -329,7 +349,6 @@ class _Machine:
                 "seccomp",
                 "every file, network and exec call is stopped and judged; calls that no agent needs are refused",
             ),
-            ("rlimits", "open files, file size, CPU time of each process"),
         ]
         if landlocked:
             enforced.append(("landlock", f"ABI {self.abi}: what is waved through stays inside the allowed folders"))
@@ -338,6 +357,28 @@ class _Machine:
             enforced.append(("ptrace", "what an exec really runs is verified before its first instruction"))
         elif any(layer.exec is not None for layer in policy.enforced.layers):
             missing.append("exec rules need ptrace to verify what runs")
-        if policy.limits.output_bytes is not None:
-            missing.append("limits.output: output is not counted")
         return Bounds(tuple(enforced), tuple(missing))
+
+    def group(self, limits: Limits, run_id: str) -> Subtree | None:
+        """A cgroup for the tree, with its limits set, if a limit asks for one and the machine has it."""
+        from agent_safety_layer.limits import wanted_controllers
+
+        wanted = wanted_controllers(limits)
+        if not wanted or "cgroup" in self._without:
+            return None
+        from asl_hooks import cgroup
+
+        own = cgroup.places()
+        if not any(place.controllers.intersection(wanted) for place in own):
+            return None
+        group = cgroup.Subtree(f"asl-{run_id}", own, wanted)
+        if not group.holds:
+            group.remove()
+            return None
+        if cgroup.MEMORY in group.holds and limits.memory_bytes is not None:
+            group.limit_memory(limits.memory_bytes)
+        if cgroup.PROCESSES in group.holds and limits.processes is not None:
+            group.limit_processes(limits.processes)
+        if cgroup.CPU in group.holds and limits.cpu_percent is not None:
+            group.limit_cpu(limits.cpu_percent)
+        return group

@@ -5,10 +5,11 @@ from __future__ import annotations
 import _signal
 import os
 import select
-from time import monotonic
+from time import monotonic, time
 
 from agent_safety_layer.errors import TraceError, UsageError
-from agent_safety_layer.limits import GRACE_S
+from agent_safety_layer.events import BLOCK, WARN, Decision, Event
+from agent_safety_layer.limits import GRACE_S, TIMES_OUT, Crossing, Figures, Watch
 from agent_safety_layer.report import Ending
 from asl_hooks import warden
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
     from agent_safety_layer.engine.loop import Engine
     from agent_safety_layer.engine.recorder import Recorder
+    from agent_safety_layer.output import Output
     from agent_safety_layer.policy import Limits
     from agent_safety_layer.terminal import Stderr
+    from asl_hooks.cgroup import Subtree
     from asl_hooks.launch import Launched
 
 _FORWARDED = (
@@ -27,19 +30,34 @@ _FORWARDED = (
     *(_signal.SIGWINCH, _signal.SIGCONT),
 )
 _FROM_TERMINAL = (_signal.SIGINT, _signal.SIGQUIT)
+_AT_ONCE = ("memory", "written")  # what would go on growing while the tree is asked to end
+_IDLE_CPU_S = 0.05  # less CPU time than this between two looks is idling
+_MEMORY_S = 1.0  # memory is counted exactly this often, and whenever the quick upper bound comes near the limit
 
 
 class Tree:
-    """The life of a launched tree: signals, limits, its end."""
+    """One launched tree, from ``live`` to its ``end``."""
 
-    def __init__(self, engine: Engine, launched: Launched, limits: Limits, recorder: Recorder, stderr: Stderr) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        launched: Launched,
+        limits: Limits,
+        recorder: Recorder,
+        stderr: Stderr,
+        group: Subtree | None = None,
+        output: Output | None = None,
+    ) -> None:
         self._engine = engine
         self._launched = launched
-        self._limits = limits
+        self._grace_s = GRACE_S if limits.grace_s is None else limits.grace_s
         self._recorder = recorder
         self._stderr = stderr
-        self._status: tuple[int, ...] | None = None
-        self._usage = (0.0, 0.0, 0)
+        self._group = group
+        self._output = output
+        self._meter = _Meter(Watch(limits), launched.warden, recorder, group, output)
+        self._status: int | None = None
+        self._used: tuple[float, ...] = (0.0, 0.0, 0, 0, 0)
         self._kill_at = 0.0
         self._outcome = ""
         self._interrupts = 0
@@ -52,93 +70,84 @@ class Tree:
         engine.watch(launched.status)
         engine.on_signal = self._signalled
         engine.answers.on_violation = lambda: self._stop("violation", 0)
+        engine.pause_at = self._meter.most_events
+        self._meter.start(started)
+        if self._output is not None:
+            self._output.start(lambda: engine.later(lambda: None))  # wakes the loop, which then looks
         self._take_signals()
         try:
             os.write(launched.go, b"g")
-            limits = self._limits
-            wall = started + limits.wall_time_s if limits.wall_time_s is not None else 0.0
-            sampled = limits.cpu_time_s is not None or limits.memory_bytes is not None
-            while self._status is None:
-                self._turn(wall, sampled)
+            while self._status is None and not self._ended:
+                self._turn()
             self.end()
         finally:
             self._give_back_signals()
         return self._ending(monotonic() - started)
 
-    def _turn(self, wall: float, sampled: bool) -> None:
+    def _turn(self) -> None:
         from agent_safety_layer.engine.loop import Exited
 
         now = monotonic()
-        engine = self._engine
-        waits = [0.2] if self._recorder.pending or sampled else []
-        for at in (wall if not self._outcome else 0.0, self._kill_at):
-            if at:
-                waits.append(max(at - now, 0.0))
+        waits = [0.2] if self._recorder.pending else []
+        if not self._outcome:
+            waits.append(self._meter.next_look - now)
+        if self._kill_at:
+            waits.append(self._kill_at - now)
+        wait_s = min(waits, default=float("inf"))
         try:
-            ready = engine.turn(min(waits, default=-1))
+            ready = self._engine.turn(max(wait_s, 0.0) if wait_s < 1e6 else -1)
         except Exited:
-            ready = [self._launched.status]
+            ready = []  # nobody can make a call any more; the warden's word comes
         now = monotonic()
         try:
-            engine.tick(now)
+            self._engine.tick(now)
         except TraceError as error:
             self._stderr.write(f"asl-supervise: {error}\n")
             self._stop("trace_full", 0)
-        if self._launched.status in ready:
+        if self._launched.status in ready and not self._ended:
             self._read_status()
-        if wall and now >= wall and not self._outcome:
-            self._stop("wall_time", GRACE_S)
-        if sampled and not self._outcome:
-            self._sample()
+        if not self._outcome and self._status is None:
+            for crossing in self._meter.look(now):
+                self._crossed(crossing)
         if self._kill_at and now >= self._kill_at:
             self.end()
 
     def _read_status(self) -> None:
         data = os.read(self._launched.status, warden.STATUS.size)
         if len(data) != warden.STATUS.size:  # the warden died: nothing of the tree may live on
-            self._status = (9, 0)
             self._outcome = self._outcome or "failed"
+            self._status = _signal.SIGKILL
             return
-        status, pid, user, system, peak = warden.STATUS.unpack(data)
+        status, pid, *used = warden.STATUS.unpack(data)
         if pid:
-            self._status = (status, pid)
-        self._usage = (user, system, peak)
+            self._status = status
+        self._used = tuple(used)
 
-    def _sample(self) -> None:
-        """Limits on the whole tree where no cgroup holds them: add up what its processes use."""
-        limits = self._limits
-        ticks = os.sysconf("SC_CLK_TCK")
-        cpu, memory = 0.0, 0
-        for pid in warden.descendants(self._launched.warden):
-            try:
-                with open(f"/proc/{pid}/stat", "rb") as file:
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            cpu += sum(int(field) for field in fields[11:15]) / ticks
-            memory += int(fields[21]) * 4096
-        if limits.cpu_time_s is not None and cpu >= limits.cpu_time_s:
-            self._stop("cpu_time", GRACE_S)
-        elif limits.memory_bytes is not None and memory >= limits.memory_bytes:
-            self._stop("memory", 0)
+    # -- limits ----------------------------------------------------------------------------------------------------
+
+    def _crossed(self, crossing: Crossing) -> None:
+        """Write down that a limit is near or reached; when reached, end the tree."""
+        now = time()
+        name = crossing.name
+        event = Event("limit.hit", self._launched.pid, self._launched.pid, os.getpid(), detail=crossing.text, time=now)
+        reason = f"{crossing.text} {'are used up' if crossing.hit else 'are used'}"
+        action = BLOCK if crossing.hit else WARN
+        self._recorder.record(event, Decision(action, f"limits.{name}", "", reason), action, "", now)
+        if crossing.hit:
+            self._stop(name, 0 if name in _AT_ONCE else self._grace_s)
 
     def _stop(self, outcome: str, grace_s: float) -> None:
-        """End the tree because of *outcome*: ask the child first if there is grace, then kill everything."""
+        """End the tree because of *outcome*: ask all of it first if there is grace, then kill everything."""
         if self._outcome:
             return
         self._outcome = outcome
         if grace_s:
-            self._send(_signal.SIGTERM)
-            self._send(_signal.SIGCONT)
+            for pid in warden.descendants(self._launched.warden):
+                _send(pid, _signal.SIGTERM)
+                _send(pid, _signal.SIGCONT)
             self._kill_at = monotonic() + grace_s
         else:
             self.end()
-
-    def _send(self, number: int) -> None:
-        try:
-            os.kill(self._launched.pid, number)
-        except ProcessLookupError:
-            pass
 
     # -- signals ---------------------------------------------------------------------------------------------------
 
@@ -160,6 +169,8 @@ class Tree:
             _signal.signal(number, handler if handler is not None else _signal.SIG_DFL)
 
     def _signalled(self, number: int) -> None:
+        if number == _signal.SIGWINCH and self._output is not None:
+            self._output.resize()
         if number in _FROM_TERMINAL:
             self._interrupts += 1
             if self._interrupts > 1:
@@ -167,16 +178,22 @@ class Tree:
                 return
             if self._shares_foreground():
                 return  # the terminal sent it to the child as well
-        self._send(number)
+        _send(self._launched.pid, number)
 
     def _shares_foreground(self) -> bool:
         """Whether a signal typed on the terminal reaches the child by itself: it is in our group, and that is in
         front.
         """
         try:
-            return os.getpgid(self._launched.pid) == os.getpgrp() == os.tcgetpgrp(2)
+            terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:
             return False
+        try:
+            return os.getpgid(self._launched.pid) == os.getpgrp() == os.tcgetpgrp(terminal)
+        except OSError:
+            return False
+        finally:
+            os.close(terminal)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -194,35 +211,142 @@ class Tree:
         os.close(launched.go)
         poll = select.poll()
         poll.register(launched.status, select.POLLIN)
+        wait_ms = 1
         while True:
-            poll.poll(1000)
-            try:
-                data = os.read(launched.status, warden.STATUS.size)
-            except OSError:
-                break
+            ready = poll.poll(wait_ms)
+            self._engine.collect()  # a traced process is not dead for the warden before we have seen it
+            wait_ms = min(wait_ms * 2, 20)
+            if not ready:
+                continue
+            data = os.read(launched.status, warden.STATUS.size)
             if len(data) != warden.STATUS.size:
                 break
-            status, pid, user, system, peak = warden.STATUS.unpack(data)
+            status, pid, *used = warden.STATUS.unpack(data)
             if pid and self._status is None:
-                self._status = (status, pid)
-            self._usage = (user, system, peak)
+                self._status = status
+            self._used = tuple(used)
         os.waitpid(launched.warden, 0)
+        warden.end_strays()
         for fd in (launched.control, launched.status, launched.pidfd):
             os.close(fd)
-        if self._status is None:
-            self._status = (9, 0)
+        if self._output is not None:
+            self._output.drain(-1 if not self._outcome else 1.0)
 
     def _ending(self, wall_s: float) -> Ending:
-        assert self._status is not None
-        status = self._status[0]
-        user, system, peak = self._usage
+        status = _signal.SIGKILL if self._status is None else self._status
+        user_s, system_s, peak, read, written = self._used
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = 128 + signal if signal else os.WEXITSTATUS(status)
-        outcome = self._outcome or ("signaled" if signal else "exited")
-        if outcome in ("wall_time", "cpu_time"):
+        outcome = self._outcome
+        if self._group is not None:
+            found = self._group.usage()
+            user_s, system_s = max(found.cpu_user_s, user_s), max(found.cpu_system_s, system_s)
+            self._meter.peak_bytes = max(found.peak_bytes, self._meter.peak_bytes)
+            if found.killed and not outcome:
+                self._crossed_at_the_end()
+                outcome = "memory"
+        outcome = outcome or ("signaled" if signal else "exited")
+        if outcome in TIMES_OUT:
             code = 124
-        elif outcome == "memory":
+        elif outcome in ("memory", "output", "written", "operations"):
             code = 137
-        elif outcome in ("violation", "trace_full", "failed"):
-            code = 125 if outcome != "violation" else code
-        return Ending(outcome, code, signal, wall_s, user, system, peak)
+        elif outcome in ("trace_full", "failed"):
+            code = 125
+        return Ending(
+            outcome,
+            code,
+            signal,
+            wall_s,
+            user_s,
+            system_s,
+            int(peak),
+            tree_peak_memory_bytes=max(self._meter.peak_bytes, int(peak)),
+            processes=self._engine.started,
+            read_bytes=int(read),
+            written_bytes=int(written),
+        )
+
+    def _crossed_at_the_end(self) -> None:
+        """The kernel's own kill for memory ended the run before anybody looked."""
+        limit = self._meter.limit("memory")
+        self._outcome = "memory"
+        self._crossed(Crossing("memory", limit, limit, True))
+
+
+class _Meter:
+    """Measures what the limits need, when they need it."""
+
+    def __init__(
+        self, watch: Watch, warden_pid: int, recorder: Recorder, group: Subtree | None, output: Output | None
+    ) -> None:
+        self._watch = watch
+        self._warden = warden_pid
+        self._recorder = recorder
+        self._group = group
+        self._output = output
+        self._cpus = os.cpu_count() or 1
+        self._started = self._active_at = self._exact_at = 0.0
+        self._activity: tuple[float, ...] = ()
+        self._memory = 0
+        self._last = Figures()
+        self.next_look = 0.0
+        self.peak_bytes = 0
+        self.limit = watch.limit
+        self.most_events = int(min(watch.limit("operations"), 1 << 62))
+
+    def start(self, now: float) -> None:
+        """The run began at *now* (monotonic seconds)."""
+        self._started = self._active_at = now
+        self.next_look = now + self._watch.next_look_s(self._last, self._cpus)
+
+    def look(self, now: float) -> list[Crossing]:
+        """The limits that have been crossed since the last look. Cheap when it is not yet time for one."""
+        counted = self._recorder.count >= self.most_events or (
+            self._output is not None and self._output.count >= self._watch.limit("output") * 0.8
+        )
+        if now < self.next_look and not counted:
+            return []
+        figures = self._last = self._measure(now)
+        found = self._watch.crossings(figures)
+        self.next_look = now + self._watch.next_look_s(figures, self._cpus)
+        return found
+
+    def _measure(self, now: float) -> Figures:
+        watch = self._watch
+        cpu_s, memory, written = 0.0, 0, 0
+        if "cpu_time" in watch or "memory" in watch or "idle_time" in watch:
+            cpu_s, memory = self._use(now)
+        if "written" in watch:
+            from asl_hooks.usage import written as count_written
+
+            written = count_written(self._warden)
+        operations = self._recorder.count
+        output = 0 if self._output is None else self._output.count
+        activity = (operations, output, cpu_s // _IDLE_CPU_S)
+        if activity != self._activity:
+            self._activity, self._active_at = activity, now
+        return Figures(now - self._started, cpu_s, memory, output, written, operations, now - self._active_at)
+
+    def _use(self, now: float) -> tuple[float, int]:
+        """CPU seconds and memory of the tree: the cgroup's figures where there is one."""
+        if self._group is not None and "memory" in self._group.holds:
+            found = self._group.usage()
+            limit = int(self._watch.limit("memory"))
+            return found.cpu_user_s + found.cpu_system_s, limit if found.killed else min(found.memory_bytes, limit - 1)
+        from asl_hooks import usage
+
+        sample = usage.measure(self._warden)
+        if "memory" in self._watch:
+            near = sample.memory_bytes >= self._watch.limit("memory") * 0.8
+            if near or now >= self._exact_at:
+                self._exact_at = now + _MEMORY_S
+                self._memory = usage.memory(self._warden)
+            self.peak_bytes = max(self.peak_bytes, self._memory)
+        return sample.cpu_s, self._memory
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

@@ -81,6 +81,7 @@ class Engine:
         self._next_epoch = 0.0
         self.on_signal: Callable[[int], None] = lambda _: None
         self.closing = False  # nobody forks any more
+        self.pause_at = 1 << 62  # when there have been so many events, every turn ends after one call
         self._describers = Describers(view, names)
         arch = syscalls.native_arch()
         self._umask = syscalls.number("umask", arch)
@@ -94,6 +95,11 @@ class Engine:
     def wake_fd(self) -> int:
         """Write a signal's number here (``signal.set_wakeup_fd``) to have it handled; 0 only wakes the loop."""
         return self._wake_w
+
+    @property
+    def started(self) -> int:
+        """How many processes of the tree have made themselves known so far."""
+        return self._view.processes.started
 
     def watch(self, fd: int) -> None:
         """Also wake up when *fd* polls readable; ``turn`` returns it."""
@@ -118,7 +124,7 @@ class Engine:
             if not until:
                 until = now + _TURN_S
                 timeout_s = _TURN_S if timeout_s < 0 else min(timeout_s, _TURN_S)
-            elif now >= until:
+            if now >= until or self._recorder.count >= self.pause_at:
                 return []
 
     def _handle(self, ready: list[tuple[int, int]], listener: int) -> list[int]:
@@ -164,6 +170,10 @@ class Engine:
                 self.on_signal(number)
         while self._ready:
             self._ready.popleft()()
+
+    def collect(self) -> None:
+        """Take what has become of traced threads: one that was killed is not gone for its parent before that."""
+        self._execs.stops()
 
     def later(self, action: Callable[[], None]) -> None:
         """Have the loop call *action*; the one thing here that other threads may call."""

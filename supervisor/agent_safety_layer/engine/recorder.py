@@ -49,6 +49,11 @@ class Recorder:
         self._writer.add(body, started, int((time() - started) * 1e6))
         slot.n += 1
 
+    @property
+    def count(self) -> int:
+        """How many events there have been."""
+        return self._writer.seq
+
     def due(self, now: float) -> bool:
         """Whether to flush; *now* is monotonic seconds."""
         self._denials.tick(now)
