@@ -104,6 +104,11 @@ _NARROWED: dict[str, tuple[tuple[Low | Nonzero, ...], ...]] = {
 }
 
 
+def conditional() -> frozenset[str]:
+    """The names of calls that ``build`` refuses with some arguments only."""
+    return frozenset(name for rule in _CONDITIONS for name in rule.calls) | {"fcntl"}
+
+
 def build(
     arch: int,
     notified: Collection[str],

@@ -161,14 +161,14 @@ class Session:
         denials = Denials(self._stderr, fd=private.denials, colour=self._colour, quiet=settings.verbosity < 0)
         recorder = Recorder(writer, self.tally, denials)
         environment = self._environment(policy, private)
-        program, kernel = machine.filters(ruleset >= 0)
+        kernel = machine.kernel(ruleset >= 0)
         output = self._output(limits)
         try:
             launched = launch(
                 LaunchSpec(
                     argv=settings.command,
                     environment=environment,
-                    filter=program,
+                    filter=kernel.program(),
                     ruleset=ruleset,
                     ruleset_log=machine.log,
                     limits=rlimits(limits),
@@ -330,17 +330,14 @@ class _Machine:
             tuple(path for path in plan.write if path not in gone),
         )
 
-    def filters(self, landlocked: bool) -> tuple[bytes, Kernel]:
-        """The seccomp program, and what the engine needs to know of the kernel's part."""
+    def kernel(self, landlocked: bool) -> Kernel:
+        """What the kernel will do for the run."""
         from agent_safety_layer.engine.kernel import CREDENTIAL_TAGS, NOTIFIED, Kernel
-        from asl_hooks import bpf, filters, syscalls
 
         scoped = landlocked and "scope.signal" not in self.lost
         notified = {*NOTIFIED, *(() if scoped else ("setown",)), *(CREDENTIAL_TAGS if os.geteuid() == 0 else ())}
-        arch = syscalls.native_arch()
-        program = bpf.assemble(filters.build(arch, notified, report=True, keep_dumpable=True))
-        silent = filters.build(arch, notified, keep_dumpable=True)
-        return program, Kernel(silent, scoped, landlocked and "fs.truncate" not in self.lost)
+        truncates = landlocked and "fs.truncate" not in self.lost
+        return Kernel(frozenset(notified), scopes_signals=scoped, bounds_truncate=truncates)
 
     def bounds(self, policy: Policy, landlocked: bool) -> Bounds:
         """What will hold, and what of *policy* nothing here can hold."""

@@ -1,6 +1,6 @@
 """Which describer answers which call: found by the call's number, imported and made when first needed.
 
-A method is named like the group of calls (tag of ``asl_hooks.syscalls``) that it describes. Most runs need a few groups,
+A method is named like the group of calls (tag of ``asl_hooks.syscalls``) that it describes. Most runs need few groups,
 and each import is paid for before the child gets to run.
 """
 

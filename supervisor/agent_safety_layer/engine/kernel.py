@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from asl_hooks import bpf, filters, syscalls
 from asl_hooks._abi.constants import SECCOMP_RET_ERRNO
-from asl_hooks.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,27 +22,28 @@ CREDENTIAL_TAGS = ("creds",)  # only where the tree may change its identity: as 
 NOTIFIED = (*OPEN_TAGS, *ENTRY_TAGS, *METADATA_TAGS, *NETWORK_TAGS, *EXEC_TAGS, "kill", *BOOKKEEPING_TAGS)
 
 
-@value
 class Kernel:
-    """The kernel's part of a run.
+    """The kernel's part of a run: what its filter refuses for *notified* groups, and what its Landlock domain bounds.
 
-    ``filter`` is the filter as it would be if it refused silently; the one installed reports what it refuses, so that
-    it is on record. ``scopes_signals`` and ``bounds_truncate`` tell whether the Landlock domain does.
+    The installed filter reports what it refuses, so that it is on record; this one, which refuses silently, tells with
+    which errno. It is built when first needed: most runs are refused nothing.
     """
 
-    filter: Filter
-    scopes_signals: bool = False
-    bounds_truncate: bool = False
+    def __init__(
+        self, notified: frozenset[str], *, scopes_signals: bool = False, bounds_truncate: bool = False
+    ) -> None:
+        self.notified = notified
+        self.scopes_signals = scopes_signals
+        self.bounds_truncate = bounds_truncate
+        self._silent: Filter | None = None
+
+    def program(self) -> bytes:
+        """The seccomp program to install."""
+        return bpf.assemble(filters.build(syscalls.native_arch(), self.notified, report=True, keep_dumpable=True))
 
     def refusal(self, call: Call) -> int:
         """The errno with which *call* is refused whatever the policy says; 0 when it is not."""
-        verdict = self.filter.verdict(call.nr, call.args)
+        if self._silent is None:
+            self._silent = filters.build(call.arch, self.notified, keep_dumpable=True)
+        verdict = self._silent.verdict(call.nr, call.args)
         return verdict & 0xFFFF if verdict & 0xFFFF0000 == SECCOMP_RET_ERRNO else 0
-
-    def refusals(self) -> frozenset[int]:
-        """The numbers of calls that are refused, always or with some arguments."""
-        return frozenset(
-            number
-            for number, rules in self.filter.by_number().items()
-            if any(rule.verdict & 0xFFFF0000 == SECCOMP_RET_ERRNO for rule in rules)
-        )

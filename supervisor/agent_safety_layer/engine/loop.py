@@ -23,7 +23,7 @@ from agent_safety_layer.engine.describers import Describers
 from agent_safety_layer.engine.execs import ExecCheck
 from agent_safety_layer.engine.plans import Plans, open_again
 from agent_safety_layer.events import ALLOW, BLOCK, Decision, Event
-from asl_hooks import syscalls
+from asl_hooks import filters, syscalls
 from asl_hooks.identity import ActingAs
 from asl_hooks.warden import descendants
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from asl_hooks.backend import Backend, Call
     from asl_hooks.processes import Process
 
+_NOT_NEEDED = Decision(BLOCK, "filter", "", "no agent needs this system call")
 _EPOCH_S = 1.0
 _TURN_S = 0.2  # timers are looked at this often, and the trace is flushed
 
@@ -66,7 +67,7 @@ class Engine:
         self._backend = backend
         self._view = view
         self._recorder = recorder
-        self._refusals = view.kernel.refusals()
+        self._refused_in_part = {syscalls.number(name, syscalls.native_arch()) for name in filters.conditional()}
         self._max_processes = max_processes
         self._forks_left = max_processes
         self._ready: deque[Callable[[], None]] = deque()  # what threads leave for the loop to do
@@ -232,8 +233,8 @@ class Engine:
 
     def _describe(self, stopped: Stopped) -> None:
         call, process = stopped.call, stopped.process
-        if call.nr in self._refusals and (errno := self._view.kernel.refusal(call)):
-            self._deny(stopped, "process.deny", errno, Decision(BLOCK, "filter", "", "no agent needs this system call"))
+        if call.nr in self._refused_in_part and (errno := self._view.kernel.refusal(call)):
+            self._deny(stopped, "process.deny", errno, _NOT_NEEDED)
             return
         describe = self._describers.find(call.nr)
         if describe is None:
@@ -268,7 +269,7 @@ class Engine:
             if self._max_processes and not self._may_fork(stopped):
                 return
         else:
-            self._deny(stopped, "process.deny", EPERM, Decision(BLOCK, "filter", "", "nothing here answers this call"))
+            self._deny(stopped, "process.deny", self._view.kernel.refusal(call) or EPERM, _NOT_NEEDED)
             return
         self._backend.proceed(call)
 
