@@ -11,6 +11,8 @@ from agent_safety_layer.wording import object_of, remedy_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent_safety_layer.events import Decision, Event
     from agent_safety_layer.terminal import Stderr
 
@@ -23,11 +25,20 @@ class Denials:
     """Tells of denials and warnings. ``fd`` is the open file at ``$ASL_DENIALS``, or -1; it stays the caller's.
 
     The agent decides how often it is denied, so both ways are bounded: stderr by a rate, the file by ``FILE_BYTES``.
-    Neither ever waits or raises.
+    Neither ever waits or raises. ``remedy`` says what would allow an event.
     """
 
-    def __init__(self, stderr: Stderr, *, fd: int = -1, colour: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        stderr: Stderr,
+        *,
+        fd: int = -1,
+        colour: bool = False,
+        quiet: bool = False,
+        remedy: Callable[[Event, Decision], str] = remedy_of,
+    ) -> None:
         self._stderr = stderr
+        self._remedy = remedy
         self._fd = fd
         self._colour = colour
         self._quiet = quiet
@@ -47,9 +58,13 @@ class Denials:
             return
         if int(now) != self._second:
             self.tick(now)
-        if self._shown >= PER_SECOND or not self._stderr.write(line(event, decision, effective, self._colour)):
+        if self._shown >= PER_SECOND or not self._stderr.write(self._line(event, decision, effective)):
             self._more += 1
         self._shown += 1
+
+    def _line(self, event: Event, decision: Decision, effective: str) -> str:
+        remedy = self._remedy(event, decision) if effective == BLOCK else ""
+        return line(event, decision, effective, remedy, self._colour)
 
     def tick(self, now: float) -> None:
         """Begin a new second if it is one, and say how many lines the last one left out. For the loop's timer."""
@@ -76,7 +91,7 @@ class Denials:
                 "rule": decision.rule,
                 "where": decision.where,
                 "reason": decision.reason,
-                "remedy": remedy_of(event, decision),
+                "remedy": self._remedy(event, decision),
             }
             data += dumps(fields).encode() + b"\n"
             self._room -= len(data)
@@ -90,7 +105,7 @@ class Denials:
             self._rest = data[written:]
 
 
-def line(event: Event, decision: Decision, effective: str, colour: bool = False) -> str:
+def line(event: Event, decision: Decision, effective: str, remedy: str = "", colour: bool = False) -> str:
     """The line for stderr, its newline included; names are escaped and cut."""
     verb, hue = (
         ("blocked", "red")
@@ -108,7 +123,6 @@ def line(event: Event, decision: Decision, effective: str, colour: bool = False)
     by = f"{decision.rule} {decision.where}".strip()
     if by:
         said += f" [{visible(by, _OBJECT)}]"
-    remedy = remedy_of(event, decision) if effective == BLOCK else ""
     if remedy:
         said += paint(f"; to allow: {visible(remedy, _OBJECT)}", "dim", colour)
     return said + "\n"

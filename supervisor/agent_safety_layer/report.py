@@ -7,7 +7,7 @@ import os
 
 from agent_safety_layer.errors import AslError
 from agent_safety_layer.trace.encode import dumps
-from agent_safety_layer.wording import object_of, remedy_of
+from agent_safety_layer.wording import object_of
 from asl_hooks.value import value
 
 TYPE_CHECKING = False
@@ -86,7 +86,7 @@ def _denial(denial: Denial) -> dict[str, object]:
         "rule": decision.rule,
         "where": decision.where,
         "reason": decision.reason,
-        "remedy": remedy_of(denial.event, decision),
+        "remedy": denial.remedy,
         "count": denial.n,
     }
 

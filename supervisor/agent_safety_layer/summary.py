@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent_safety_layer.events import BLOCK
 from agent_safety_layer.terminal import paint, visible
-from agent_safety_layer.wording import object_of, remedy_of
+from agent_safety_layer.wording import object_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def denied(tally: Tally, colour: bool = False) -> list[str]:
         place = f" ({visible(where, _WIDTH)})" if where else ""
         would = "" if blocked or not tally.blocked else " (not enforced)"
         lines.append(f"  {count}x {visible(rule, _WIDTH) or 'no rule'}{place}{would}: {names}")
-        remedies = list(dict.fromkeys(remedy_of(denial.event, denial.decision) for denial in denials))
+        remedies = list(dict.fromkeys(denial.remedy for denial in denials))
         if remedies[0]:
             more = " …" if len(remedies) > 1 else ""
             lines.append(paint(f"     to allow: {visible(remedies[0], 2 * _WIDTH)}{more}", "dim", colour))

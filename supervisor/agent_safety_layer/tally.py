@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from agent_safety_layer.events import BLOCK
+from agent_safety_layer.wording import remedy_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from agent_safety_layer.events import Decision, Event
 
@@ -26,14 +27,15 @@ class Slot:
 
 
 class Denial(Slot):
-    """A distinct denial: its first event, the decision, and how often it came."""
+    """A distinct denial: its first event, the decision, how often it came, and what would allow it."""
 
-    __slots__ = ("decision", "event")
+    __slots__ = ("decision", "event", "remedy")
 
-    def __init__(self, event: Event, decision: Decision, effective: str) -> None:
+    def __init__(self, event: Event, decision: Decision, effective: str, remedy: str) -> None:
         super().__init__(event.kind, decision.action, effective)
         self.event = event
         self.decision = decision
+        self.remedy = remedy
 
 
 class Tally:
@@ -41,10 +43,12 @@ class Tally:
 
     Denials are distinct by what was attempted on what, the rule and what was done. Beyond ``distinct`` of them the rest
     are only counted (``unlisted``), so a tree that tries names without end cannot fill the supervisor's memory.
+    ``remedy`` says what would allow an event; the policy's own says it better than what can be told without one.
     """
 
-    def __init__(self, distinct: int = DISTINCT) -> None:
+    def __init__(self, distinct: int = DISTINCT, remedy: Callable[[Event, Decision], str] = remedy_of) -> None:
         self._distinct = distinct
+        self._remedy = remedy
         self._slots: dict[tuple[str, str, str], Slot] = {}
         self._denials: dict[tuple[object, ...], Denial] = {}
 
@@ -73,7 +77,7 @@ class Tally:
             key = (what, decision.action, decision.rule, decision.where, effective)
             denial = self._denials.get(key)
             if denial is None and len(self._denials) < self._distinct:
-                denial = self._denials[key] = Denial(event, decision, effective)
+                denial = self._denials[key] = Denial(event, decision, effective, self._remedy(event, decision))
             if denial is not None:
                 return denial
         plain = (event.kind, decision.action, effective)

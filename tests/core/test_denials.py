@@ -4,11 +4,18 @@ import os
 import pytest
 
 from agent_safety_layer import denials as module
-from agent_safety_layer.denials import PER_SECOND, Denials, line
+from agent_safety_layer.denials import PER_SECOND, Denials
+from agent_safety_layer.denials import line as line_of
 from agent_safety_layer.events import Decision, Event
+from agent_safety_layer.wording import remedy_of
 
 DENIED = Event("file.read", pid=7, path="/home/u/.ssh/id_rsa", time=1700000000.5)
 RULE = Decision("block", "files.block", "p.yaml:3", "secrets stay")
+
+
+def line(event, decision, effective, colour=False):
+    remedy = remedy_of(event, decision) if effective == "block" else ""
+    return line_of(event, decision, effective, remedy, colour)
 
 
 class Screen:
@@ -164,3 +171,11 @@ def test_a_full_disk_is_survived(screen):
         denials.tell(DENIED, RULE, "block", 1.0)
     os.close(fd)
     assert len(screen.said) == 3
+
+
+def test_the_remedy_can_be_the_policys_own(screen, record):
+    fd, path = record
+    denials = Denials(screen, fd=fd, remedy=lambda event, decision: f"ask {decision.rule} for {event.path}")
+    denials.tell(DENIED, RULE, "block", 1.0)
+    assert "to allow: ask files.block for /home/u/.ssh/id_rsa" in screen.said[0]
+    assert json.loads(path.read_text())["remedy"] == "ask files.block for /home/u/.ssh/id_rsa"

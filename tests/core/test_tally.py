@@ -72,3 +72,18 @@ def test_distinct_denials_are_bounded_and_the_rest_counted():
     assert tally.unlisted == 90
     assert tally.blocked == tally.events == 101
     assert tally.counts() == {"file.read": {"block": 101}}
+
+
+def test_each_distinct_denial_has_its_remedy_once():
+    asked = []
+
+    def remedy(event, decision):
+        asked.append(event.path)
+        return f"allow {event.path}"
+
+    tally = Tally(remedy=remedy)
+    for path in ("/s", "/t", "/s"):
+        tally.add(Event("file.read", path=path), BLOCKED, "block")
+    tally.add(Event("file.read", path="/a"), ALLOWED, "allow")
+    assert [denial.remedy for denial in tally.denials] == ["allow /s", "allow /t"]
+    assert asked == ["/s", "/t"]
