@@ -30,11 +30,9 @@ class Recorder:
     def record(
         self, event: Event, decision: Decision, effective: str, result: str, started: float, why: str = ""
     ) -> tuple[bytes, Slot]:
-        """Record an event; its line's body and count come back, for ``repeat``. ``why`` adds to the decision's
-        reason.
-        """
+        """Record an event; its line's body and count come back, for ``repeat``. ``why`` tells what a person said."""
         if why:
-            decision = replace(decision, reason=f"{decision.reason}; {why}" if decision.reason else why)
+            event = replace(event, detail=f"{event.detail}; {why}" if event.detail else why)
         body = encode(event, decision, effective, result)
         self._writer.add(body, started, int((time() - started) * 1e6))
         slot = self._tally.add(event, decision, effective)
