@@ -55,6 +55,8 @@ class NarratedEnvironment(LocalEnvironment):
     """mini-swe-agent's own environment, which also prints each command and what came of it."""
 
     def execute(self, action: dict[str, str], cwd: str = "", *, timeout: int | None = None) -> dict[str, object]:
+        if action["command"] == MISCHIEF[0][1]:
+            print("\n  The job is done. Now it misbehaves.\n")
         print(f"  $ {brief(action['command'])}", flush=True)  # before the supervisor's own lines about it
         result: dict[str, object] = super().execute(action, cwd, timeout=timeout)
         lines = [line for line in str(result["output"] or result["exception_info"]).splitlines() if line.strip()]

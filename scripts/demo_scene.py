@@ -217,9 +217,10 @@ def show_words(scene: Scene, said: str) -> None:
     """The supervisor's stderr: two denials as they were told, and the closing summary."""
     lines = said.splitlines()
     closing = next((i for i, line in enumerate(lines) if "operations blocked" in line), 0)  # all, if it failed
-    told = [line for line in lines[:closing] if not own_check(line)]
-    shown = [line for line in told if line.startswith("asl: blocked")][:2]
-    for line in [*shown, f"... {len(lines[:closing]) - len(shown)} more lines, and at the end:", *lines[closing:]]:
+    told = [line for line in lines[:closing] if line.startswith("asl: blocked") and not own_check(line)][:2]
+    if closing:
+        told.append(f"({closing - len(told)} more lines told of single operations while it ran)")
+    for line in [*told, *lines[closing:]]:
         fill(scene.short(line.strip()), 2 + len(line) - len(line.lstrip()))
 
 
