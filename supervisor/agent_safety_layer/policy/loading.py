@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 PROFILES = ("workspace", "offline", "ci", "strict")
 DEFAULT = "workspace"
 ADMINISTRATOR = "/etc/asl/policy.yaml"
+_LIMITS = (  # in the order of the fields of ``Limits``
+    *("wall_time", "cpu_time", "memory", "processes", "open_files", "file_size", "output"),
+    *("written", "operations", "idle_time", "cpu", "grace"),
+)
 _BUILT_IN = (*PROFILES, "secrets")
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "profiles")
 
@@ -189,12 +193,7 @@ class _Loader:
             files=self._files(draft),
             network=self._network(draft),
             exec=self._exec(draft),
-            limits=Limits(
-                *(
-                    self._scalar(draft, f"limits.{key}", None)
-                    for key in ("wall_time", "cpu_time", "memory", "processes", "open_files", "file_size", "output")
-                )
-            ),
+            limits=Limits(*(self._scalar(draft, f"limits.{key}", None) for key in _LIMITS)),
             rules=tuple(self._rule(plain) for plain in draft.rules),
             approvals=Approvals(
                 self._scalar(draft, "approvals.timeout", 300.0), self._scalar(draft, "approvals.on_timeout", "deny")

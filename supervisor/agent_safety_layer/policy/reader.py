@@ -84,10 +84,24 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {close[0]}?" if close else f"There are: {', '.join(known)}."
 
 
-def _count(value: int) -> int:
+def _count(value: int | str) -> int:
+    if isinstance(value, str):  # from the command line
+        if not (value.isascii() and value.isdigit()):
+            raise ValueError(f"{value!r} is not a whole number")
+        value = int(value)
     if value < 1:
         raise ValueError(f"{value} must be at least 1")
     return value
+
+
+def _percent(value: int | float | str) -> float:
+    try:
+        share = float(value.removesuffix("%") if isinstance(value, str) else value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a percentage") from None
+    if not 1 <= share <= 100_000:
+        raise ValueError(f"{value!r} must be at least 1; 100 is one processor")
+    return share
 
 
 def _version(value: int) -> int:
@@ -109,7 +123,8 @@ _TEXT = ((str,), "text", lambda text: text)
 _BOOL = ((bool,), "true or false", lambda flag: flag)
 _DURATION = ((str, int, float), "a duration such as 90s, 10m or 1h30m", seconds)
 _SIZE = ((str, int), "a size such as 2GiB or 500MB", size)
-_COUNT = ((int,), "a whole number", _count)
+_COUNT = ((int, str), "a whole number", _count)
+_PERCENT = ((int, float, str), "a percentage such as 50%; 100% is one processor", _percent)
 
 SCALARS: dict[str, dict[str, tuple[tuple[type, ...], str, Callable[[Any], Any]]]] = {
     "": {
@@ -127,6 +142,11 @@ SCALARS: dict[str, dict[str, tuple[tuple[type, ...], str, Callable[[Any], Any]]]
         "open_files": _COUNT,
         "file_size": _SIZE,
         "output": _SIZE,
+        "written": _SIZE,
+        "operations": _COUNT,
+        "idle_time": _DURATION,
+        "cpu": _PERCENT,
+        "grace": _DURATION,
     },
     "approvals": {"timeout": _DURATION, "on_timeout": _word("deny", "allow")},
 }
@@ -309,4 +329,6 @@ def _shown(value: object) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    return "nothing" if value is None else f"{str(value).lower() if isinstance(value, bool) else value!r}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "nothing" if value is None else repr(value)
