@@ -10,10 +10,12 @@ header and the report list what is not.
 from __future__ import annotations
 
 import os
+from _functools import partial
 from time import monotonic, time
 
 from agent_safety_layer import state
-from agent_safety_layer.errors import TraceError, UnsupportedError, UsageError
+from agent_safety_layer.errors import AslError, InternalError, TraceError, UnsupportedError, UsageError
+from agent_safety_layer.private import Private
 from agent_safety_layer.report import Ending, ReportFile, footer, report
 from agent_safety_layer.tally import Tally
 from agent_safety_layer.terminal import Stderr, colour_wanted
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agent_safety_layer.engine.gate import Gate
-    from agent_safety_layer.engine.kernel import Kernel
     from agent_safety_layer.engine.loop import Engine
+    from agent_safety_layer.engine.recorder import Recorder
+    from agent_safety_layer.events import Decision, Event
+    from agent_safety_layer.machine import Domain, Machine
     from agent_safety_layer.output import Output
     from agent_safety_layer.policy import Limits, Plan, Policy
     from asl_hooks.cgroup import Subtree
@@ -37,7 +41,7 @@ class Settings:
     """What the user asked for. ``extra`` joins the first policy; ``without`` takes mechanisms away (tests only)."""
 
     command: tuple[str, ...]
-    policies: tuple[str, ...] = ("workspace",)
+    policies: tuple[str, ...] = ()
     extra: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
     observe: bool = False
     approve: str = "deny"
@@ -51,12 +55,10 @@ class Settings:
     without: frozenset[str] = frozenset()
 
 
-@value
-class Bounds:
-    """What this machine lets hold for the run: mechanisms with what each enforces, and rules that nothing holds."""
+def _remedy(policy: Policy, event: Event, decision: Decision) -> str:
+    from agent_safety_layer.policy import remedy
 
-    enforced: tuple[tuple[str, str], ...]
-    missing: tuple[str, ...] = ()
+    return remedy(policy, event, decision)
 
 
 class Session:
@@ -78,35 +80,35 @@ class Session:
     # -- set-up ----------------------------------------------------------------------------------------------------
 
     def run(self) -> Ending:
-        """Run the command under the policy. Raises ``AslError`` when it may not or cannot start; nothing is left
-        running then.
+        """Run the command under the policy.
+
+        Raises ``AslError`` when it may not or cannot start, or when we fail; nothing is left running then.
         """
-        settings = self.settings
         started = monotonic()
         self._closed = hold_places()
         self._check_terminal()
         state_dir = state.state_dir()
-        private = _Private(self.run_id)
+        private = Private(self.run_id)
         try:
             policy, plan = self._policy(state_dir, private.tmp)
-            return self._supervise(settings, policy, plan, state_dir, private, started)
+            return self._supervise(policy, plan, state_dir, private, started)
         finally:
             private.remove()
 
     def _policy(self, state_dir: str, tmp: str) -> tuple[Policy, Plan]:
-        from agent_safety_layer.policy import System, load, plan
+        from agent_safety_layer.policy import ADMINISTRATOR, DEFAULT, System, load, plan
 
         settings = self.settings
-        home = os.path.expanduser("~")
         variables = {
             "WORKSPACE": os.getcwd(),
-            "HOME": home,
+            "HOME": os.path.expanduser("~"),
             "TMP": tmp,
             "USER": os.environ.get("USER", str(os.getuid())),
             "STATE": state_dir,
         }
+        sources = settings.policies or (DEFAULT,)
         policy = load(
-            settings.policies,
+            (*sources, ADMINISTRATOR) if os.path.lexists(ADMINISTRATOR) else sources,
             variables=variables,
             extra={section: dict(entries) for section, entries in settings.extra},
             cache=os.path.join(state_dir, "cache"),
@@ -114,34 +116,50 @@ class Session:
         )
         return policy, plan(policy.enforced, System())
 
-    def _supervise(
-        self, settings: Settings, policy: Policy, plan: Plan, state_dir: str, private: _Private, started: float
-    ) -> Ending:
+    def _supervise(self, policy: Policy, plan: Plan, state_dir: str, private: Private, started: float) -> Ending:
         from agent_safety_layer.denials import Denials
-        from agent_safety_layer.engine.loop import Engine
-        from agent_safety_layer.engine.names import Names
         from agent_safety_layer.engine.recorder import Recorder
-        from agent_safety_layer.engine.view import View
-        from agent_safety_layer.limits import holders, rlimits
-        from agent_safety_layer.policy import Bounds as Prefixes
-        from agent_safety_layer.trace.header import header
+        from agent_safety_layer.machine import Machine
         from agent_safety_layer.trace.writer import TraceWriter
-        from agent_safety_layer.tree import Tree
-        from asl_hooks.launch import LaunchSpec, launch
-        from asl_hooks.notify import Listener
 
-        machine = _Machine(settings.without)
-        ruleset, readable, writable = machine.ruleset(plan)
-        bounds = machine.bounds(policy, ruleset >= 0)
-        limits = policy.limits
-        group = machine.group(limits, self.run_id)
-        if bounds.missing and not settings.best_effort:
+        settings = self.settings
+        machine = Machine(settings.without)
+        ruleset = machine.ruleset(plan)
+        group = machine.group(policy.limits, self.run_id)
+        try:
+            self._header = self._describe(policy, machine, group)
+            where = os.path.abspath(settings.trace) if settings.trace else f"{state_dir}/traces/{self.run_id}.jsonl"
+            writer = TraceWriter(where, self._header)
+            self.trace_path = where
+            remedy = partial(_remedy, policy)
+            self.tally = Tally(remedy=remedy)
+            quiet = settings.verbosity < 0
+            denials = Denials(self._stderr, fd=private.denials, colour=self._colour, quiet=quiet, remedy=remedy)
+            recorder = Recorder(writer, self.tally, denials)
+            ending, failure = self._live(policy, plan, machine, ruleset, group, private, recorder, started)
+            ending = self._close(ending, writer, denials)
+        finally:
+            ruleset.close()
+            if group:
+                group.remove()
+        if failure is not None:
+            raise failure
+        return ending
+
+    def _describe(self, policy: Policy, machine: Machine, group: Subtree | None) -> dict[str, object]:
+        """The trace's header. ``UnsupportedError`` when a part of the policy cannot be enforced and must be."""
+        from agent_safety_layer.limits import holders
+        from agent_safety_layer.trace.header import header
+
+        settings = self.settings
+        enforced, missing = machine.bounds(policy)
+        if missing and not settings.best_effort:
             raise UnsupportedError(
-                "This policy cannot be enforced here: " + "; ".join(bounds.missing),
+                "This policy cannot be enforced here: " + "; ".join(missing),
                 "nothing was started",
                 "Remove those lines, or run with --best-effort to go on without them.",
             )
-        self._header = header(
+        return header(
             run=self.run_id,
             name=settings.name,
             time=time(),
@@ -151,26 +169,45 @@ class Session:
             policy_hash=policy.sha256,
             mode=policy.mode,
             backend="notify",
-            enforced=dict((*bounds.enforced, *holders(limits, group.holds if group else frozenset()))),
-            not_enforced=bounds.missing,
+            enforced=dict((*enforced, *holders(policy.limits, group.holds if group else frozenset()))),
+            not_enforced=missing,
         )
-        self.trace_path = (
-            os.path.abspath(settings.trace) if settings.trace else f"{state_dir}/traces/{self.run_id}.jsonl"
-        )
-        writer = TraceWriter(self.trace_path, self._header)
-        denials = Denials(self._stderr, fd=private.denials, colour=self._colour, quiet=settings.verbosity < 0)
-        recorder = Recorder(writer, self.tally, denials)
-        environment = self._environment(policy, private)
-        kernel = machine.kernel(ruleset >= 0)
+
+    def _live(
+        self,
+        policy: Policy,
+        plan: Plan,
+        machine: Machine,
+        ruleset: Domain,
+        group: Subtree | None,
+        private: Private,
+        recorder: Recorder,
+        started: float,
+    ) -> tuple[Ending, AslError | None]:
+        """Launch the child, serve its tree until that is gone. Postcondition: nothing of it lives.
+
+        How it ended, and the error to raise once that is written down: a refusal of this machine's, or our own failure.
+        """
+        from agent_safety_layer.engine.loop import Engine
+        from agent_safety_layer.engine.names import Names
+        from agent_safety_layer.engine.view import View
+        from agent_safety_layer.limits import rlimits
+        from agent_safety_layer.policy import Bounds
+        from agent_safety_layer.tree import Tree
+        from asl_hooks.launch import LaunchSpec, launch
+        from asl_hooks.notify import Listener
+
+        limits = policy.limits
+        kernel = machine.kernel()
         output = self._output(limits)
         try:
             launched = launch(
                 LaunchSpec(
-                    argv=settings.command,
-                    environment=environment,
+                    argv=self.settings.command,
+                    environment=self._environment(policy, private),
                     filter=kernel.program(),
-                    ruleset=ruleset,
-                    ruleset_log=machine.log,
+                    ruleset=ruleset.fd,
+                    ruleset_log=ruleset.log,
                     limits=rlimits(limits),
                     stdio=tuple(output.given) if output else (),
                     closed=self._closed,
@@ -178,20 +215,14 @@ class Session:
                     kill_all=group.kill_all if group else -1,
                 )
             )
-        except BaseException:
-            if group:
-                group.remove()
-            writer.close({"outcome": "refused", "exit_code": 125})
-            raise
-        finally:
-            if ruleset >= 0:
-                os.close(ruleset)
+        except AslError as error:
+            return Ending("refused", error.exit_code), error
         view = View(
             policy,
-            Prefixes(readable),
-            Prefixes(writable),
+            Bounds(ruleset.read),
+            Bounds(ruleset.write),
             wave_reads=plan.wave_reads,
-            domain=ruleset >= 0,
+            domain=ruleset.fd >= 0,
             kernel=kernel,
             warden=launched.warden,
         )
@@ -201,18 +232,21 @@ class Session:
             recorder,
             Names(),
             gate=lambda engine: self._gate(policy, engine),
-            verify_exec="ptrace" in dict(bounds.enforced),
+            verify_exec=machine.verifies_exec,
             max_processes=limits.processes or 0,
         )
         tree = Tree(engine, launched, limits, recorder, self._stderr, group, output)
         try:
-            ending = tree.live(started)
+            return tree.live(started), None
+        except Exception as error:  # whatever it was: the tree ends, what happened is written down, the user is told
+            import traceback
+
+            traceback.print_exc()
+            failure = InternalError(f"{type(error).__name__} in the run loop; the run was ended")
+            return Ending("failed", failure.exit_code, wall_s=monotonic() - started), failure
         finally:
             tree.end()
             engine.close()
-            if group:
-                group.remove()
-        return self._close(ending, writer, denials)
 
     def _output(self, limits: Limits) -> Output | None:
         if limits.output_bytes is None:
@@ -238,7 +272,7 @@ class Session:
                     remedy="Run it from a terminal, or with --approve deny.",
                 ) from error
 
-    def _environment(self, policy: Policy, private: _Private) -> tuple[tuple[str, str], ...]:
+    def _environment(self, policy: Policy, private: Private) -> tuple[tuple[str, str], ...]:
         from agent_safety_layer.policy import environment
 
         variables = environment(policy, os.environ)
@@ -260,122 +294,3 @@ class Session:
             summary(self.tally, ending, self.trace_path, verbosity=self.settings.verbosity, colour=self._colour)
         )
         return ending
-
-
-class _Private:
-    """What the run has for itself: a temporary folder for the tree, and the file that it reads its denials from."""
-
-    def __init__(self, run_id: str) -> None:
-        base = os.environ.get("TMPDIR") or "/tmp"
-        self.tmp = os.path.realpath(os.path.join(base, f"asl-{run_id}"))
-        os.mkdir(self.tmp, 0o700)
-        self.denials_path = os.path.join(state.state_dir("denials"), run_id + ".jsonl")
-        self.denials = os.open(
-            self.denials_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
-
-    def remove(self) -> None:
-        """Remove both. The tree is gone, but what it left may be anything: folders that nobody may enter included."""
-        os.close(self.denials)
-        os.unlink(self.denials_path)
-        try:
-            os.rmdir(self.tmp)
-        except OSError:
-            _remove_tree(self.tmp)
-
-
-def _remove_tree(path: str) -> None:
-    from shutil import rmtree
-
-    def open_up(function: Any, name: str, _: object) -> None:
-        try:
-            os.chmod(os.path.dirname(name), 0o700)
-            function(name)
-        except OSError:
-            pass
-
-    rmtree(path, onerror=open_up)
-
-
-class _Machine:
-    """What of the mechanisms is to be had here, and the kernel's parts of a plan made for it."""
-
-    def __init__(self, without: frozenset[str]) -> None:
-        from asl_hooks import landlock
-
-        self._without = without
-        self.abi = 0 if "landlock" in without else landlock.abi()
-        self.lost: tuple[str, ...] = ()  # of the Landlock rights and scopes that were wanted
-        self.log = 0
-
-    def ruleset(self, plan: Plan) -> tuple[int, tuple[str, ...], tuple[str, ...]]:
-        """A Landlock ruleset for *plan* (or -1), and what its READ and WRITE parts cover."""
-        if not self.abi:
-            return -1, (), ()
-        if plan.read == ("/",) and plan.write == ("/",):
-            return -1, plan.read, plan.write  # nothing is forbidden, so there is nothing to bound
-        from asl_hooks import landlock
-
-        rights = [(path, landlock.READ) for path in plan.read]
-        rights += [(path, landlock.WRITE) for path in plan.write]
-        handled = landlock.READ | landlock.WRITE | landlock.MAKE_DEVICE
-        wanted = landlock.Ruleset(fs=handled, scopes=landlock.SCOPES, paths=tuple(rights), log=landlock.LOG_OFF)
-        fitting, self.lost = landlock.downgrade(wanted, self.abi)
-        self.log = fitting.log
-        fd, skipped = landlock.build(fitting)
-        gone = set(skipped)
-        return (
-            fd,
-            tuple(path for path in plan.read if path not in gone),
-            tuple(path for path in plan.write if path not in gone),
-        )
-
-    def kernel(self, landlocked: bool) -> Kernel:
-        """What the kernel will do for the run."""
-        from agent_safety_layer.engine.kernel import CREDENTIAL_TAGS, NOTIFIED, Kernel
-
-        scoped = landlocked and "scope.signal" not in self.lost
-        notified = {*NOTIFIED, *(() if scoped else ("setown",)), *(CREDENTIAL_TAGS if os.geteuid() == 0 else ())}
-        truncates = landlocked and "fs.truncate" not in self.lost
-        return Kernel(frozenset(notified), scopes_signals=scoped, bounds_truncate=truncates)
-
-    def bounds(self, policy: Policy, landlocked: bool) -> Bounds:
-        """What will hold, and what of *policy* nothing here can hold."""
-        enforced = [
-            (
-                "seccomp",
-                "every file, network and exec call is stopped and judged; calls that no agent needs are refused",
-            ),
-        ]
-        if landlocked:
-            enforced.append(("landlock", f"ABI {self.abi}: what is waved through stays inside the allowed folders"))
-        missing = []
-        if "ptrace" not in self._without:
-            enforced.append(("ptrace", "what an exec really runs is verified before its first instruction"))
-        elif any(layer.exec is not None for layer in policy.enforced.layers):
-            missing.append("exec rules need ptrace to verify what runs")
-        return Bounds(tuple(enforced), tuple(missing))
-
-    def group(self, limits: Limits, run_id: str) -> Subtree | None:
-        """A cgroup for the tree, with its limits set, if a limit asks for one and the machine has it."""
-        from agent_safety_layer.limits import wanted_controllers
-
-        wanted = wanted_controllers(limits)
-        if not wanted or "cgroup" in self._without:
-            return None
-        from asl_hooks import cgroup
-
-        own = cgroup.places()
-        if not any(place.controllers.intersection(wanted) for place in own):
-            return None
-        group = cgroup.Subtree(f"asl-{run_id}", own, wanted)
-        if not group.holds:
-            group.remove()
-            return None
-        if cgroup.MEMORY in group.holds and limits.memory_bytes is not None:
-            group.limit_memory(limits.memory_bytes)
-        if cgroup.PROCESSES in group.holds and limits.processes is not None:
-            group.limit_processes(limits.processes)
-        if cgroup.CPU in group.holds and limits.cpu_percent is not None:
-            group.limit_cpu(limits.cpu_percent)
-        return group

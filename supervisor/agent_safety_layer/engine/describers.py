@@ -55,7 +55,7 @@ class Describers:
             home = _HOMES.get(tag)
             if home is not None:
                 method = getattr(getattr(self, home)(), tag)
-                return lambda call, process: method(call, process, name)  # type: ignore[no-any-return]
+                return lambda call, process: method(call, process, name)
         return None
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:

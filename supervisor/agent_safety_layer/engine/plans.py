@@ -58,19 +58,15 @@ class Plans:
         except OSError:
             return None
         flags = call.args[flags_at]
-        plan: Plan | None
-        if path[:1] == b"/":
-            key: tuple[object, ...] = (path, flags)
-            plan = process.cache.get(key)
-            if plan is not None and plan.epoch == self.epoch:
-                return plan
-        else:
+        relative = path[:1] != b"/"
+        key: tuple[object, ...] = (path, flags)
+        if relative:
             key = (path, flags, call.args[dir_at] if dir_at >= 0 else _AT_FDCWD, call.tid)
-            plan = process.cache.get(key)
-            if plan is not None and plan.epoch == self.epoch and plan.base == _base_of(call, dir_at):
-                return plan
-        process.cache[None] = key
-        return None
+        plan: Plan | None = process.cache.get(key)
+        if plan is None or plan.epoch != self.epoch or (relative and plan.base != _base_of(call, dir_at)):
+            process.cache[None] = key
+            return None
+        return plan
 
     def keep(self, call: Call, process: Process, reopen: bytes, body: bytes, slot: Slot) -> None:
         """Remember how this open was answered, if the same one again can be answered the same way."""

@@ -1,0 +1,104 @@
+"""What this machine lets hold for a run: the kernel's parts of a policy, and what of it nothing here can enforce."""
+
+from __future__ import annotations
+
+import os
+
+from asl_hooks import landlock
+from asl_hooks.value import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent_safety_layer.engine.kernel import Kernel
+    from agent_safety_layer.policy import Limits, Plan, Policy
+    from asl_hooks.cgroup import Subtree
+
+
+@value
+class Domain:
+    """A Landlock ruleset, open (``fd``; -1 for none), with what its READ and WRITE parts cover."""
+
+    fd: int
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+    log: int = 0
+
+    def close(self) -> None:
+        """Give the descriptor up."""
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+class Machine:
+    """What of the mechanisms is to be had here, and the kernel's parts of a plan made for it."""
+
+    def __init__(self, without: frozenset[str]) -> None:
+        self._without = without
+        self.abi = 0 if "landlock" in without else landlock.abi()
+        self.verifies_exec = "ptrace" not in without
+        self._lost: tuple[str, ...] = ()  # of the Landlock rights and scopes that were wanted
+        self._landlocked = False
+
+    def ruleset(self, plan: Plan) -> Domain:
+        """The Landlock ruleset for *plan*, where there is Landlock and there is something to bound."""
+        if not self.abi:
+            return Domain(-1, (), ())
+        if plan.read == ("/",) and plan.write == ("/",):
+            return Domain(-1, plan.read, plan.write)
+        rights = [(path, landlock.READ) for path in plan.read]
+        rights += [(path, landlock.WRITE) for path in plan.write]
+        handled = landlock.READ | landlock.WRITE | landlock.MAKE_DEVICE
+        wanted = landlock.Ruleset(fs=handled, scopes=landlock.SCOPES, paths=tuple(rights), log=landlock.LOG_OFF)
+        fitting, self._lost = landlock.downgrade(wanted, self.abi)
+        fd, skipped = landlock.build(fitting)
+        self._landlocked = True
+        gone = set(skipped)
+        read, write = (tuple(path for path in part if path not in gone) for part in (plan.read, plan.write))
+        return Domain(fd, read, write, fitting.log)
+
+    def kernel(self) -> Kernel:
+        """What the kernel will do for the run; after ``ruleset``."""
+        from agent_safety_layer.engine.kernel import CREDENTIAL_TAGS, NOTIFIED, Kernel
+
+        scoped = self._landlocked and "scope.signal" not in self._lost
+        notified = {*NOTIFIED, *(() if scoped else ("setown",)), *(CREDENTIAL_TAGS if os.geteuid() == 0 else ())}
+        truncates = self._landlocked and "fs.truncate" not in self._lost
+        return Kernel(frozenset(notified), scopes_signals=scoped, bounds_truncate=truncates)
+
+    def bounds(self, policy: Policy) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+        """The mechanisms with what each enforces, and what of *policy* nothing here can hold."""
+        enforced = [
+            ("seccomp", "each file, network and exec call is stopped and judged; calls no agent needs are refused"),
+        ]
+        if self._landlocked:
+            enforced.append(("landlock", f"ABI {self.abi}: what is waved through stays inside the allowed folders"))
+        missing = []
+        if self.verifies_exec:
+            enforced.append(("ptrace", "what an exec really runs is verified before its first instruction"))
+        elif any(layer.exec is not None for layer in policy.enforced.layers):
+            missing.append("exec rules need ptrace to verify what runs")
+        return tuple(enforced), tuple(missing)
+
+    def group(self, limits: Limits, run_id: str) -> Subtree | None:
+        """A cgroup for the tree, with its limits set, if a limit asks for one and the machine has it."""
+        from agent_safety_layer.limits import wanted_controllers
+
+        wanted = wanted_controllers(limits)
+        if not wanted or "cgroup" in self._without:
+            return None
+        from asl_hooks import cgroup
+
+        own = cgroup.places()
+        if not any(place.controllers.intersection(wanted) for place in own):
+            return None
+        group = cgroup.Subtree(f"asl-{run_id}", own, wanted)
+        if not group.holds:
+            group.remove()
+            return None
+        if cgroup.MEMORY in group.holds and limits.memory_bytes is not None:
+            group.limit_memory(limits.memory_bytes)
+        if cgroup.PROCESSES in group.holds and limits.processes is not None:
+            group.limit_processes(limits.processes)
+        if cgroup.CPU in group.holds and limits.cpu_percent is not None:
+            group.limit_cpu(limits.cpu_percent)
+        return group
