@@ -18,7 +18,15 @@ from asl_hooks._abi import constants as k
 from asl_hooks.errors import BackendError, UnsupportedError
 from asl_hooks.value import replace, value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 READ = k.LANDLOCK_ACCESS_FS_EXECUTE | k.LANDLOCK_ACCESS_FS_READ_FILE | k.LANDLOCK_ACCESS_FS_READ_DIR
+MAKE_SOCKET = k.LANDLOCK_ACCESS_FS_MAKE_SOCK
 MAKE_DEVICE = k.LANDLOCK_ACCESS_FS_MAKE_CHAR | k.LANDLOCK_ACCESS_FS_MAKE_BLOCK
 WRITE = (
     k.LANDLOCK_ACCESS_FS_WRITE_FILE
@@ -194,11 +202,48 @@ def restrict(ruleset: int, log: int = 0) -> None:
         raise BackendError("landlock_restrict_self", error.errno or 0, remedy=remedy) from error
 
 
+def below(folder: int, access: int, act: Callable[[], T]) -> T:
+    """What *act* returns or raises (``OSError``), done by a thread that has *access* only below the open *folder*.
+
+    For what the kernel does by a path that others can make lead elsewhere meanwhile. About 0.2 ms.
+    """
+    from _thread import allocate_lock, start_new_thread
+
+    from asl_hooks._abi import landlock, linux
+
+    done: list[T] = []
+    failed: list[OSError] = []
+    finished = allocate_lock()
+    finished.acquire()
+
+    def confined() -> None:
+        try:
+            linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # of this thread only, as the domain
+            ruleset = landlock.create_ruleset(access, 0, 0)
+            try:
+                landlock.add_path(ruleset, access, folder)
+                landlock.restrict_self(ruleset, 0)
+            finally:
+                os.close(ruleset)
+            done.append(act())
+        except OSError as error:
+            failed.append(error)
+        finally:
+            finished.release()
+
+    start_new_thread(confined, ())
+    finished.acquire()
+    if not done:
+        raise failed[0]
+    return done[0]
+
+
 __all__ = [
     "FILES",
     "IOCTL_DEV",
     "LOG_OFF",
     "MAKE_DEVICE",
+    "MAKE_SOCKET",
     "READ",
     "RESOLVE_UNIX",
     "RIGHTS",
@@ -207,6 +252,7 @@ __all__ = [
     "WRITE",
     "Ruleset",
     "abi",
+    "below",
     "build",
     "downgrade",
     "restrict",

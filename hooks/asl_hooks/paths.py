@@ -8,10 +8,15 @@ who asks (``/proc/self``, ``/dev/fd``, magic links) is walked here component by 
 from __future__ import annotations
 
 import os
-from errno import EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
+import stat
+from errno import EACCES, EINVAL, ELOOP, ENOENT, ENOTDIR
 
 from asl_hooks._abi import linux
 from asl_hooks.value import value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _OBJECT = os.O_PATH | os.O_CLOEXEC
 _LINKS = 40  # as the kernel's limit
@@ -53,12 +58,19 @@ def base_of(tid: int, dir_fd: int) -> bytes:
         if not base.startswith(b"/"):
             raise OSError(ENOTDIR, "not a folder")
     if base.endswith(b" (deleted)") and not os.path.lexists(base):
-        raise OSError(ENOENT, "the folder was deleted")
+        there = b"/proc/%d/cwd" % tid if dir_fd == linux.AT_FDCWD else b"/proc/%d/fd/%d" % (tid, dir_fd)
+        raise OSError(ENOENT if os.path.isdir(there) else ENOTDIR, "deleted, or never had a name")
     return base
 
 
-def locate(path: bytes, pid: int, tid: int, follow: bool) -> Located:
-    """What the absolute *path* names for thread *tid* of process *pid*; the last component is followed if *follow*."""
+def locate(
+    path: bytes, pid: int, tid: int, follow: bool, may_follow: Callable[[bytes], bool] = lambda _: True
+) -> Located:
+    """What the absolute *path* names for thread *tid* of process *pid*; the last component is followed if *follow*.
+
+    ``may_follow(link)`` tells whether the kernel would let that process through a magic link such as
+    ``/proc/123/fd/4``: this process may be let through more of them.
+    """
     if b"/proc" not in path:
         try:
             fd = linux.openat2(
@@ -75,12 +87,12 @@ def locate(path: bytes, pid: int, tid: int, follow: bool) -> Located:
                     return Located(name[:-10], -1, ENOENT)
                 return Located(name, fd)
             os.close(fd)
-    return _walk(path, pid, tid, follow)
+    return _walk(path, pid, tid, follow, may_follow)
 
 
-def _walk(path: bytes, pid: int, tid: int, follow: bool) -> Located:
+def _walk(path: bytes, pid: int, tid: int, follow: bool, may_follow: Callable[[bytes], bool]) -> Located:
     todo = path.split(b"/")
-    must_be_folder = path.endswith((b"/", b"/."))
+    must_be_folder = path.endswith((b"/", b"/.", b"/.."))
     todo.reverse()
     here = b""
     links = 0
@@ -89,6 +101,8 @@ def _walk(path: bytes, pid: int, tid: int, follow: bool) -> Located:
         if name in (b"", b"."):
             continue
         if name == b"..":
+            if not stat.S_ISDIR(os.lstat(here or b"/").st_mode):
+                return Located(here, -1, ENOTDIR)
             here = here.rpartition(b"/")[0]
             continue
         there = here + b"/" + name
@@ -100,7 +114,8 @@ def _walk(path: bytes, pid: int, tid: int, follow: bool) -> Located:
                 here = there
                 continue
             rest = b"".join(b"/" + part for part in reversed(todo) if part)
-            return Located(os.path.normpath(there + rest), -1, error.errno or EINVAL, last and error.errno == ENOENT)
+            creatable = last and error.errno == ENOENT and not must_be_folder
+            return Located(os.path.normpath(there + rest), -1, error.errno or EINVAL, creatable)
         if last and not follow and not must_be_folder:
             here = there
             break
@@ -113,22 +128,33 @@ def _walk(path: bytes, pid: int, tid: int, follow: bool) -> Located:
         if there == b"/proc/thread-self":
             todo += (b"%d" % tid, b"task", b"%d" % pid)
             continue
-        if there.startswith(b"/proc/") and last:
-            return _through_magic(there)
-        if len(target) > 4096:
-            return Located(there, -1, ENAMETOOLONG)
+        if there.startswith(b"/proc/") and there.split(b"/", 3)[2].isdigit():
+            found = _through_magic(there) if may_follow(there) else Located(there, -1, EACCES)
+            if found.fd < 0 or (last and not must_be_folder):
+                return found
+            if not _is_folder(found.fd):
+                os.close(found.fd)
+                return Located(found.path, -1, ENOTDIR)
+            if last:
+                return found
+            os.close(found.fd)
+            here = found.path.rstrip(b"/")
+            continue
         if target.startswith(b"/"):
             here = b""
+        if last and target.endswith((b"/", b"/.")):
+            must_be_folder = True
         todo += reversed(target.split(b"/"))
     here = here or b"/"
     try:
         fd = linux.openat2(linux.AT_FDCWD, here, _OBJECT | os.O_NOFOLLOW, 0, linux.RESOLVE_NO_MAGICLINKS)
     except OSError as error:
-        return Located(here, -1, error.errno or EINVAL, error.errno == ENOENT)
+        return Located(here, -1, error.errno or EINVAL, error.errno == ENOENT and not must_be_folder)
     if must_be_folder and not _is_folder(fd):
         os.close(fd)
         return Located(here, -1, ENOTDIR)
-    return Located(here, fd)
+    # A folder of ``here`` may have become a link since it was looked at: the name of what was opened is what counts.
+    return Located(name_of(fd), fd)
 
 
 def _through_magic(link: bytes) -> Located:
@@ -144,7 +170,7 @@ def _through_magic(link: bytes) -> Located:
 
 
 def _is_folder(fd: int) -> bool:
-    return (os.fstat(fd).st_mode & 0o170000) == 0o040000
+    return stat.S_ISDIR(os.fstat(fd).st_mode)
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import _thread
 import os
-from errno import EACCES, EINVAL, EPERM
+from errno import EACCES, EAGAIN, EINVAL, EPERM
 
 from agent_safety_layer.engine.operation import Injected, Operation
 from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, Decision, strictest
@@ -124,7 +124,10 @@ class Answers:
         elif operation.bounded:
             self._wave(stopped, operation, decision, effective)
         elif operation.blocking:
-            _thread.start_new_thread(self._perform_aside, (stopped, operation, decision, effective))
+            try:
+                _thread.start_new_thread(self._perform_aside, (stopped, operation, decision, effective))
+            except RuntimeError:  # no more threads for those who wait
+                self._finish(stopped, operation, decision, effective, 0, EAGAIN)
         else:
             self._finish(stopped, operation, decision, effective, *_attempt(operation))
 
@@ -133,10 +136,14 @@ class Answers:
         if operation.mutates:
             self._plans.epoch += 1
         event = operation.event
-        if self._backend.proceed(stopped.call) and event is not None and not operation.silent:
+        if self._backend.proceed(stopped.call) and event is not None:
             body, slot = self._recorder.record(event, decision, effective, "", stopped.started)
-            if not self._stateful:
+            if self._answers_again(decision):
                 self._plans.keep(stopped.call, stopped.process, b"", body, slot)
+
+    def _answers_again(self, decision: Decision) -> bool:
+        """Whether the same call may be answered the same way unasked: a person's yes is for one time."""
+        return not self._stateful and decision.action not in (ASK, BLOCK)
 
     def _perform_aside(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str) -> None:
         done = _attempt(operation)
@@ -164,7 +171,7 @@ class Answers:
             self._plans.epoch += 1
         if operation.event is not None and done:
             body, slot = self._recorder.record(operation.event, decision, effective, errno_name(errno), stopped.started)
-            if operation.reopen and not errno and not self._stateful:
+            if operation.reopen and not errno and self._answers_again(decision):
                 self._plans.keep(call, stopped.process, operation.reopen, body, slot)
 
 

@@ -58,7 +58,8 @@ class Network:
     def __init__(self, context: Context, names: Names) -> None:
         self._context = context
         self._names = names
-        self._own_abstract: set[bytes] = set()
+        # The socket (inode) that the tree bound to each abstract name, by type: those are name spaces of their own.
+        self._own_abstract: dict[tuple[bytes, int], int] = {}
 
     # -- shared ----------------------------------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ class Network:
         if domain == sockaddr.AF_UNIX:
             if address.family != sockaddr.AF_UNIX:
                 raise OSError(EINVAL, "not a Unix address")
-            return self._judged_unix(kind, call, process, address.path, raw)
+            return self._judged_unix(kind, call, process, type_, address.path, raw)
         if domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
             if address.family == sockaddr.AF_UNSPEC and kind == "net.connect":
                 return None, raw, -1  # dissolves the association; the next connect is judged anew
@@ -102,15 +103,13 @@ class Network:
         return None, raw, -1  # netlink: the filter leaves only route queries
 
     def _judged_unix(
-        self, kind: str, call: Call, process: Process, name: bytes, raw: bytes
+        self, kind: str, call: Call, process: Process, type_: int, name: bytes, raw: bytes
     ) -> tuple[Event | None, bytes, int]:
         event = self._context.event
         if not name:
             return None, raw, -1
         if name[:1] == b"\0":
-            if kind == "net.bind":
-                self._own_abstract.add(name)
-            if name in self._own_abstract:
+            if kind == "net.bind" or self._is_own(name, type_, call.tid):
                 return None, raw, -1
             return event("net.unix", call, process, path="@" + text_of(name[1:]), proto="unix"), raw, -1
         path = name if name.startswith(b"/") else base_of(call.tid, -100) + b"/" + name
@@ -128,6 +127,17 @@ class Network:
             raise OSError(found.errno, "no such socket")
         judged = event("net.unix", call, process, path=text_of(found.path), proto="unix")
         return judged, _unix(b"/proc/self/fd/%d" % found.fd), found.fd
+
+    def _is_own(self, name: bytes, type_: int, tid: int) -> bool:
+        """Whether a socket that the tree bound to the abstract *name* is still there: else it may be anybody's."""
+        inode = self._own_abstract.get((name, type_))
+        if inode is None:
+            return False
+        with open(f"/proc/{tid}/net/unix", "rb") as file:
+            if any(line.split()[6:7] == [b"%d" % inode] for line in file):
+                return True
+        del self._own_abstract[name, type_]
+        return False
 
     # -- the calls -------------------------------------------------------------------------------------------------
 
@@ -158,12 +168,16 @@ class Network:
         except BaseException:
             os.close(held)
             raise
-        return Operation(
-            event,
-            lambda: _check(_libc.bind(held, address, len(address))),
-            fds=(held, extra),
-            mutates=domain == sockaddr.AF_UNIX,
-        )
+
+        def perform() -> int:
+            if extra >= 0:
+                return _bind_below(extra, held, address)
+            _check(_libc.bind(held, address, len(address)))
+            if domain == sockaddr.AF_UNIX:
+                self._own_abstract[sockaddr.parse(address).path, type_] = os.fstat(held).st_ino
+            return 0
+
+        return Operation(event, perform, fds=(held, extra), mutates=domain == sockaddr.AF_UNIX)
 
     def listen(self, call: Call, process: Process, name: str) -> Operation:
         """listen: an unbound socket binds itself to every address, so it is judged as that."""
@@ -310,6 +324,18 @@ class Network:
                 rights.append(held)
             start += (length + 7) & ~7
         return rights
+
+
+def _bind_below(folder: int, fd: int, address: bytes) -> int:
+    """bind(2) to a path. The tree may swap folders on the way (getsockname(2) must show the path that it used, so it
+    cannot be one through *folder*): so it is done where nothing but that folder can be written.
+    """
+    from asl_hooks import landlock
+
+    def bind() -> int:
+        return _check(_libc.bind(fd, address, len(address)))
+
+    return landlock.below(folder, landlock.MAKE_SOCKET, bind) if landlock.abi() else bind()
 
 
 def _unix(path: bytes) -> bytes:

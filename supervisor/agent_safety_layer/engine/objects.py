@@ -62,7 +62,7 @@ class Objects:
 
     def locate(self, path: bytes, call: Call, process: Process, follow: bool) -> Located:
         """What *path* names, held; below /proc only what the tree may see."""
-        found = locate(path, process.pid, call.tid, follow)
+        found = locate(path, process.pid, call.tid, follow, lambda link: self._context.may_look_at(link, process))
         if found.path.startswith(b"/proc/") and not self._context.may_look_at(found.path, process):
             if found.fd >= 0:
                 os.close(found.fd)

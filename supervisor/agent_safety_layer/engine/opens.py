@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENXIO, EXDEV
+from errno import EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOSYS, ENXIO, EXDEV
 
 from agent_safety_layer.engine.objects import FOLDER, Objects, failing, signed
 from agent_safety_layer.engine.operation import Injected, Operation
@@ -66,6 +66,7 @@ class Opens:
             dir_fd, at, flags, mode = linux.AT_FDCWD, 0, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, args[1] & 0o7777
         else:
             dir_fd, at, (flags, mode, resolve) = signed(args[0]), 1, self._open_how(call, process)
+        in_register = name != "openat2"  # openat2's flags lie in memory: the kernel reads them a second time
         path = self._objects.path(call, process, at, dir_fd)
         context = self._context
         follow = not (flags & os.O_NOFOLLOW or (flags & os.O_CREAT and flags & os.O_EXCL))
@@ -75,14 +76,20 @@ class Opens:
             found = self._objects.locate(path, call, process, follow)
         canonical = text_of(found.path)
         try:
+            if flags & os.O_PATH:  # a name that is held, nothing that can be read: as stat, which nobody judges
+                if not in_register and not context.reads_bounded(canonical):
+                    raise OSError(
+                        ENOSYS, "the kernel could read other flags, and O_PATH descriptors cannot be injected"
+                    )
+                return Operation(None, failing(found.errno), bounded=True, fds=(found.fd,))
             kind = self._open_kind(found, flags)
             event = self._objects.event(kind, call, process, canonical, path, flags=flags_text(flags))
-            writes = kind not in ("file.read", "file.list", "file.meta")
-            if kind == "file.meta":  # O_PATH: a name that is held, nothing that can be read; as stat
-                return Operation(event, failing(found.errno), bounded=True, fds=(found.fd,), silent=True)
+            writes = kind not in ("file.read", "file.list")
             bounded = context.writes_bounded(canonical) if writes else context.reads_bounded(canonical)
-            if writes and flags & _ACCESS == os.O_RDWR:
+            if writes and (flags & _ACCESS == os.O_RDWR or not in_register):
                 bounded = bounded and context.reads_bounded(canonical)
+            if flags & os.O_TRUNC and flags & _ACCESS == os.O_RDONLY:
+                bounded = bounded and context.bounds_truncate
         except BaseException:
             if found.fd >= 0:
                 os.close(found.fd)
@@ -138,8 +145,6 @@ class Opens:
 
     @staticmethod
     def _open_kind(found: Located, flags: int) -> str:
-        if flags & os.O_PATH:
-            return "file.meta"
         if flags & _TMPFILE or (found.fd < 0 and found.creatable and flags & os.O_CREAT):
             return "file.create"
         if flags & _ACCESS != os.O_RDONLY or flags & os.O_TRUNC:

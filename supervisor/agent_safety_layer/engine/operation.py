@@ -34,11 +34,10 @@ class Operation:
     returns the call's result (a number, or ``Injected``) or raises ``OSError`` with the errno that the tracee shall
     see. ``blocking``: it may wait for others, so it runs on a thread of its own. ``fds`` are closed by ``close``.
     ``mutates``: it can change what paths lead to. ``reopen``: the canonical path of a plain file or folder that was
-    opened and can be opened again by that, or nothing. ``silent``: judged, but too trivial to record. ``outside``: it
-    reaches for a process that is not of the tree.
+    opened and can be opened again by that, or nothing. ``outside``: it reaches for a process that is not of the tree.
     """
 
-    __slots__ = ("acting", "blocking", "bounded", "event", "fds", "mutates", "outside", "perform", "reopen", "silent")
+    __slots__ = ("acting", "blocking", "bounded", "event", "fds", "mutates", "outside", "perform", "reopen")
 
     def __init__(
         self,
@@ -50,7 +49,6 @@ class Operation:
         blocking: bool = False,
         mutates: bool = False,
         reopen: bytes = b"",
-        silent: bool = False,
         outside: bool = False,
     ) -> None:
         self.event = event
@@ -61,7 +59,6 @@ class Operation:
         self.blocking = blocking
         self.mutates = mutates
         self.reopen = reopen
-        self.silent = silent
         self.outside = outside
 
     def close(self) -> None:

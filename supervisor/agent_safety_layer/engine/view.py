@@ -95,11 +95,10 @@ class View:
     def may_look_at(self, path: bytes, process: Process) -> bool:
         """Own process and those of the tree: all. Others: what ps(1) shows.
 
-        The supervisor may see more than the tracee, so what is served from /proc needs this check; what is waved
-        through meets the kernel's own.
+        The supervisor may see more than the tracee, so what is served from /proc needs this check.
         """
         parts = path.split(b"/", 4)
-        if len(parts) < 4 or not parts[2].isdigit() or self._wave_reads:
+        if len(parts) < 4 or not parts[2].isdigit():
             return True
         pid = int(parts[2])
         return pid == process.pid or parts[3] in _SHOWN or self.is_ours(pid)
