@@ -1,0 +1,50 @@
+"""``scene``: a place to attack, once with waved and once with served reads; ``build``: compiles attack programs."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.attacks.scene import Scene
+
+Build = Callable[[str], Path]
+_PREAMBLE = Path(__file__).parent / "attack.h"
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bin")
+
+
+@pytest.fixture(scope="session")
+def build(programs: Path) -> Build:
+    """Compiles C source, with ``attack.h`` in front, once a session; skips where there is no compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+
+    def compiled(source: str) -> Path:
+        if compiler is None:
+            pytest.skip("no C compiler")
+        program = programs / hashlib.sha256(source.encode()).hexdigest()[:12]
+        if not program.exists():
+            made = subprocess.run(
+                [compiler, "-O1", "-w", "-pthread", "-include", _PREAMBLE, "-x", "c", "-", "-o", program],
+                input=source,
+                text=True,
+                capture_output=True,
+                check=False,
+            )
+            assert made.returncode == 0, made.stderr
+        return program
+
+    return compiled
+
+
+@pytest.fixture(params=["waved", "served"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path, programs: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path, programs, served=request.param == "served")
+    yield made
+    made.close()
