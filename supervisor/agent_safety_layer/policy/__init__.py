@@ -7,7 +7,7 @@ loaded.
     model      Policy, Layer, sections, entries                     paths      variables, braces, links -> patterns
     globs      wildcards and the path index                         hosts commands quantities   their patterns and units
     decision   decide(policy, state, event) -> Decision             files network ruleset       the sections as judges
-    state      advance(...) -> State, for ``after``                 remedy     what would allow what was refused
+    state      advance(...) -> State, for ``after``                 remedies   what would allow what was refused
     planner    plan(policy, tree) -> what Landlock can hold         environ    what the child gets
 
 Everything is imported when first used, because ``asl-supervise`` pays for each import before the child starts.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.policy.model import Layer, Limits, Policy
     from agent_safety_layer.policy.planner import Bounds, Plan, System, Tree, plan
     from agent_safety_layer.policy.reader import PolicyMistakes
+    from agent_safety_layer.policy.remedies import remedy
     from agent_safety_layer.policy.state import State, advance
     from agent_safety_layer.policy.wording import text_of_event
 
@@ -38,6 +39,7 @@ _HOMES = {
     "System": "planner",
     "Tree": "planner",
     "plan": "planner",
+    "remedy": "remedies",
     "ADMINISTRATOR": "loading",
     "State": "state",
     "environment": "environ",
@@ -82,5 +84,6 @@ __all__ = [
     "load_text",
     "plan",
     "profile_path",
+    "remedy",
     "text_of_event",
 ]

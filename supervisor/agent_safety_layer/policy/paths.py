@@ -67,6 +67,8 @@ def _choice(marked: str, text: str, relative_to: str) -> Choice:
             )
         marked = f"{_MARK}{relative_to}{_MARK}/{marked}"
     names = [name for name in marked.split("/") if name not in ("", ".")]
+    if names[:2] in (["proc", "self"], ["proc", "thread-self"]):
+        raise ValueError(f"/proc/{names[1]} is another folder for each process; write /proc/* for all of them")
     if ".." in names:
         raise ValueError("it holds '..', which means something else once a link is on the way; write it without")
     head: list[str] = []
@@ -159,7 +161,7 @@ class Paths:
         here = f"{base}/{name}"
         if base in self._absent:
             self._absent.add(here)
-        elif follow or not here.startswith(self._theirs):
+        elif base != "/proc" and (follow or not here.startswith(self._theirs)):
             try:
                 target = os.readlink(here)
             except OSError as error:

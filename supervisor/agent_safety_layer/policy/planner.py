@@ -238,10 +238,13 @@ class _Planner:
     def _clean(self, path: str) -> bool:
         """Whether no pattern that takes something away covers *path*, or could ever match below it."""
         found, active = self.ruled.walk(path)
-        if found or active:
+        is_device = path in DEVICES  # nothing is below it
+        if found or (active and not is_device):
             return False
         for judge in self.judges:
             roles, alive = judge.index.walk(path)
+            if is_device:
+                alive = []
             below = (item for node in alive for inner in node.below() for item in inner.items)
             if any(role in _REFUSING and not (role == "ask" and covers_all(entry)) for role, entry in (*roles, *below)):
                 return False

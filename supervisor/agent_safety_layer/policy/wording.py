@@ -18,18 +18,19 @@ def text_of_event(event: Event) -> str:
     if kind.startswith("file.") or kind == "net.unix":
         return f"{event.path} -> {event.path2}" if event.path2 else event.path
     if kind.startswith("net."):
-        return " ".join(_with_port(name, event.port) for name in (event.host, event.ip) if name)
+        return " ".join(with_port(name, event.port) for name in (event.host, event.ip) if name)
     return " ".join(part for part in (event.op, event.syscall, event.detail) if part)
 
 
 def destination(event: Event) -> str:
     """Where a network event goes, as a person writes it: ``api.x.com:443``, ``[::1]:80``, ``/run/x.sock``."""
     return (
-        _with_port(event.host or event.ip, event.port) if event.host or event.ip else event.path or "an unnamed socket"
+        with_port(event.host or event.ip, event.port) if event.host or event.ip else event.path or "an unnamed socket"
     )
 
 
-def _with_port(name: str, port: int) -> str:
+def with_port(name: str, port: int) -> str:
+    """Host and port as they are written, with an IPv6 address in brackets."""
     name = f"[{name}]" if ":" in name else name
     return f"{name}:{port}" if port else name
 
