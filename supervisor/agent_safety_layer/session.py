@@ -114,7 +114,15 @@ class Session:
             cache=os.path.join(state_dir, "cache"),
             observe=settings.observe,
         )
-        return policy, plan(policy.enforced, System())
+        return policy, plan(self._guarded(policy, state_dir).enforced, System())
+
+    def _guarded(self, policy: Policy, state_dir: str) -> Policy:
+        from agent_safety_layer.own import guarded
+        from agent_safety_layer.policy import ADMINISTRATOR
+
+        given = (path for path in (self.settings.trace, self.settings.report) if path)
+        read = (source for source, _ in policy.sources if os.path.exists(source))
+        return guarded(policy, (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read))
 
     def _supervise(self, policy: Policy, plan: Plan, state_dir: str, private: Private, started: float) -> Ending:
         from agent_safety_layer.denials import Denials
@@ -218,7 +226,7 @@ class Session:
         except AslError as error:
             return Ending("refused", error.exit_code), error
         view = View(
-            policy,
+            self._guarded(policy, state.state_dir()),
             Bounds(ruleset.read),
             Bounds(ruleset.write),
             wave_reads=plan.wave_reads,
