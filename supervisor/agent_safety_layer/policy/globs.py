@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     # One atom of a chunk: a character, None for "?", or (negated, ranges) for a class.
     Class = tuple[bool, tuple[tuple[str, str], ...]]
+    Globs = dict[str, tuple["Wildcard", "Node[T]"]]
     Chunk = str | tuple["str | Class | None", ...]
 else:
 
@@ -237,17 +238,17 @@ def segments(pattern: str) -> list[str | Wildcard | None]:
 class Node(Generic[T]):
     """One place in the index. ``loops`` marks the node of a ``**``: it stays active whatever comes.
 
-    ``heads`` and ``tails`` hold ``name*`` and ``*name`` children by the length of the name, so that a thousand of
-    them cost a few look-ups; ``globs`` holds the rest.
+    Children with a wildcard stand in ``heads`` by the literal they begin with, in ``tails`` by the one they end with,
+    each by its length, so that a thousand of them cost a few look-ups; ``globs`` holds those that have neither.
     """
 
     __slots__ = ("deep", "globs", "heads", "items", "leaf", "loops", "names", "tails")
 
     def __init__(self, loops: bool = False) -> None:
         self.names: dict[str, Node[T]] = {}
-        self.heads: dict[int, dict[str, Node[T]]] = {}
-        self.tails: dict[int, dict[str, Node[T]]] = {}
-        self.globs: dict[str, tuple[Wildcard, Node[T]]] = {}
+        self.heads: dict[int, dict[str, Globs[T]]] = {}
+        self.tails: dict[int, dict[str, Globs[T]]] = {}
+        self.globs: Globs[T] = {}
         self.deep: Node[T] | None = None
         self.loops = loops
         self.leaf = True
@@ -265,39 +266,42 @@ class Node(Generic[T]):
             if node is None:
                 node = self.names[part] = Node()
             return node
-        chunks = part.chunks
-        if len(chunks) == 2 and isinstance(chunks[0], str) and isinstance(chunks[1], str):
-            head, tail = chunks[0], chunks[1]
-            if not tail:
-                return self.heads.setdefault(len(head), {}).setdefault(head, Node())
-            if not head:
-                return self.tails.setdefault(len(tail), {}).setdefault(tail, Node())
-        return self.globs.setdefault(part.text, (part, Node()))[1]
+        return self._globs(part.chunks[0], part.chunks[-1]).setdefault(part.text, (part, Node()))[1]
 
-    def step(self, name: str) -> Iterator[Node[T]]:
+    def _globs(self, first: Chunk, last: Chunk) -> Globs[T]:
+        if first and isinstance(first, str):
+            return self.heads.setdefault(len(first), {}).setdefault(first, {})
+        if last and isinstance(last, str):
+            return self.tails.setdefault(len(last), {}).setdefault(last, {})
+        return self.globs
+
+    def step(self, name: str) -> list[Node[T]]:
         """The nodes reached from here by the segment *name* (not this node itself, when it loops)."""
         node = self.names.get(name)
-        if node is not None:
-            yield node
-        if self.heads:
-            for length, table in self.heads.items():
-                node = table.get(name[:length])
-                if node is not None:
-                    yield node
-        if self.tails:
-            for length, table in self.tails.items():
-                node = table.get(name[-length:])
-                if node is not None:
-                    yield node
-        if self.globs:
-            for wildcard, child in self.globs.values():
+        reached = [] if node is None else [node]
+        if not (self.globs or self.heads or self.tails):
+            return reached
+        tables = [self.globs]
+        tables += [heads[name[:length]] for length, heads in self.heads.items() if name[:length] in heads]
+        tables += [tails[name[-length:]] for length, tails in self.tails.items() if name[-length:] in tails]
+        for table in tables:
+            for wildcard, child in table.values():
                 if wildcard.matches(name):
-                    yield child
+                    reached.append(child)
+        return reached
+
+    def wild(self) -> bool:
+        """Whether it takes more than asking for names to see what could match from here."""
+        return self.loops or bool(self.globs or self.heads or self.tails)
 
     def below(self) -> Iterator[Node[T]]:
         """Every node that hangs below this one, each once."""
-        children = [*self.names.values(), *(child for _, child in self.globs.values())]
-        children += [child for table in (self.heads, self.tails) for by in table.values() for child in by.values()]
+        children = list(self.names.values())
+        for table in (
+            self.globs,
+            *(table for by in (self.heads, self.tails) for t in by.values() for table in t.values()),
+        ):
+            children += [child for _, child in table.values()]
         if self.deep is not None:
             children.append(self.deep)
         for child in children:

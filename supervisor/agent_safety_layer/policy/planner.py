@@ -198,7 +198,7 @@ class _Planner:
 
     def _candidates(self, path: str, active: list[Node[str]]) -> Iterable[tuple[str, str]]:
         """The children of *path* that could matter to the active nodes; probed by name where only names are wanted."""
-        if any(node.loops or node.globs or node.heads or node.tails for node in active):
+        if any(node.wild() for node in active):
             return self.tree.children(path or "/") or ()
         names = {name for node in active for name in node.names}
         return [(name, FOLDER) for name in names if self.tree.exists(f"{path}/{name}")]
