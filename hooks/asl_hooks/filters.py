@@ -57,6 +57,34 @@ _CONDITIONS = (
             ),
         ),
     ),
+    # Changes of attributes, and of btrfs' subvolumes, that a descriptor for reading suffices for and Landlock does not
+    # know.
+    Rule(
+        ("ioctl",),
+        fail(EPERM),
+        (
+            equals(
+                1,
+                k.FS_IOC_SETFLAGS,
+                k.FS_IOC32_SETFLAGS,
+                k.FS_IOC_FSSETXATTR,
+                k.FS_IOC_SETVERSION,
+                k.EXT4_IOC_SETVERSION_OLD,
+                k.FS_IOC_ENABLE_VERITY,
+                k.FS_IOC_SET_ENCRYPTION_POLICY,
+                k.FAT_IOCTL_SET_ATTRIBUTES,
+                k.BTRFS_IOC_SNAP_CREATE,
+                k.BTRFS_IOC_SUBVOL_CREATE,
+                k.BTRFS_IOC_SNAP_DESTROY,
+                k.BTRFS_IOC_SNAP_CREATE_V2,
+                k.BTRFS_IOC_SUBVOL_CREATE_V2,
+                k.BTRFS_IOC_SNAP_DESTROY_V2,
+                k.BTRFS_IOC_SUBVOL_SETFLAGS,
+            ),
+        ),
+    ),
+    # A lease makes whoever opens the file wait for its holder: the supervisor, for 45 s.
+    Rule(("fcntl",), fail(EPERM), (equals(1, k.F_SETLEASE),)),
     Rule(("prlimit64",), fail(EPERM), (differs(0, 0), Nonzero(2))),
     Rule(("socketpair",), fail(EAFNOSUPPORT), (differs(0, k.AF_UNIX),)),
     Rule(("socket",), fail(EAFNOSUPPORT), (differs(0, k.AF_UNIX, *_INET, k.AF_NETLINK),)),

@@ -62,6 +62,7 @@ WALL = 0x40000000
 prctl = _bind("prctl", _long, _long, _long, _long, _long)
 seccomp = _bind("seccomp", _int, _int, _ptr)
 pidfd_open = _bind("pidfd_open", _int, _int)
+pidfd_send_signal = _bind("pidfd_send_signal", _int, _int, _ptr, ctypes.c_uint)
 pidfd_getfd = _bind("pidfd_getfd", _int, _int, _int)
 ptrace = _bind("ptrace", _long, _long, _ptr, _ptr)
 close_range = _bind("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)

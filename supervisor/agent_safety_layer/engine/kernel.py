@@ -16,10 +16,10 @@ ENTRY_TAGS = ("mkdir", "mknod", "unlink", "rename", "link", "symlink")
 METADATA_TAGS = ("truncate", "chmod", "chown", "utime", "xattr", "fd_meta")
 NETWORK_TAGS = ("connect", "bind", "listen", "send", "sendmsg")
 EXEC_TAGS = ("exec",)
-SIGNAL_TAGS = ("kill", "setown")
+SIGNAL_TAGS = ("kill", "setown", "sched")
 BOOKKEEPING_TAGS = ("umask", "fork")
 CREDENTIAL_TAGS = ("creds",)  # only where the tree may change its identity: as root
-NOTIFIED = (*OPEN_TAGS, *ENTRY_TAGS, *METADATA_TAGS, *NETWORK_TAGS, *EXEC_TAGS, "kill", *BOOKKEEPING_TAGS)
+NOTIFIED = (*OPEN_TAGS, *ENTRY_TAGS, *METADATA_TAGS, *NETWORK_TAGS, *EXEC_TAGS, "kill", "sched", *BOOKKEEPING_TAGS)
 
 
 class Kernel:

@@ -7,10 +7,12 @@ Elsewhere a signal to a group reaches only those of the tree: the supervisor sen
 from __future__ import annotations
 
 import os
-from errno import ESRCH
+from errno import EINVAL, ESRCH
 
 from agent_safety_layer.engine.operation import Operation
 from asl_hooks import syscalls
+from asl_hooks._abi import linux
+from asl_hooks._abi.constants import IOPRIO_WHO_PROCESS, PRIO_PROCESS
 from asl_hooks.warden import descendants
 
 TYPE_CHECKING = False
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Signals:
-    """Describes calls that send signals."""
+    """Describes calls that act on processes: signals, scheduling."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -30,15 +32,42 @@ class Signals:
         """kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal."""
         args = syscalls.spec(name).arguments(call.args)
         if name == "pidfd_send_signal":
-            held = self._view.copy_descriptor(call, args[0])
-            try:
-                target = _pid_of(held)
-            finally:
-                os.close(held)
-        else:
-            target = args[1] if name in ("tgkill", "rt_tgsigqueueinfo") else args[0]
+            return self._by_pidfd(call, process, args[0], args[1], args[3])
+        target = args[1] if name in ("tgkill", "rt_tgsigqueueinfo") else args[0]
         number = args[2] if name in ("tgkill", "rt_tgsigqueueinfo") else args[1]
         return self._operation(call, process, target, number)
+
+    def _by_pidfd(self, call: Call, process: Process, fd: int, number: int, flags: int) -> Operation:
+        view = self._view
+        held = view.copy_descriptor(call, fd)
+        try:
+            target = _pid_of(held)
+        except BaseException:
+            os.close(held)
+            raise
+        event = view.event("process.signal", call, process, target=target, signal=number)
+        outside = not view.is_ours(target)
+        if view.kernel.scopes_signals:
+            return Operation(event, None, bounded=True, fds=(held,), outside=outside)
+
+        def send() -> int:  # here: by the time that the kernel looks, the number could be another process's descriptor
+            if flags:
+                raise OSError(EINVAL, "only to the process: its group may hold others than the tree's")
+            return linux.pidfd_send_signal(held, number, None, 0)
+
+        return Operation(event, send, fds=(held,), outside=outside)
+
+    def sched(self, call: Call, process: Process, name: str) -> Operation:
+        """How tasks are scheduled and where their memory lies: of single tasks of the tree only."""
+        args = syscalls.spec(name).arguments(call.args)
+        target, single = args[0], True
+        if name in ("setpriority", "ioprio_set"):
+            single = args[0] == (PRIO_PROCESS if name == "setpriority" else IOPRIO_WHO_PROCESS)
+            target = args[1]
+        if single and (target == 0 or target in process.tids or self._view.is_ours(target)):
+            return Operation(None, None, bounded=True)
+        event = self._view.event("process.deny", call, process, target=target, detail="scheduling of others")
+        return Operation(event, None, bounded=True, outside=True)
 
     def setown(self, call: Call, process: Process, name: str) -> Operation:
         """fcntl(F_SETOWN): who gets SIGIO, or any signal that F_SETSIG names."""
