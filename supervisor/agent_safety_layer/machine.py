@@ -30,12 +30,17 @@ class Domain:
 
 
 class Machine:
-    """What of the mechanisms is to be had here, and the kernel's parts of a plan made for it."""
+    """What of the mechanisms is to be had here, and the kernel's parts of a plan made for it.
+
+    ``without`` names mechanisms to go without, as on a machine that lacks them; ``landlock=3`` is one with ABI 3.
+    """
 
     def __init__(self, without: frozenset[str]) -> None:
         self._without = without
-        self.abi = 0 if "landlock" in without else landlock.abi()
+        older = [int(name.partition("=")[2]) for name in without if name.startswith("landlock=")]
+        self.abi = 0 if "landlock" in without else landlock.abi(min(older, default=None))
         self.verifies_exec = "ptrace" not in without
+        self.isolates = not without & {"userns", "netns"}
         self._lost: tuple[str, ...] = ()  # of the Landlock rights and scopes that were wanted
         self._landlocked = False
 
