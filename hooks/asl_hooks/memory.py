@@ -8,10 +8,13 @@ allow.
 from __future__ import annotations
 
 import os
-from errno import EFAULT, EIO, ENAMETOOLONG
+from errno import E2BIG, EFAULT, ENAMETOOLONG
 
 PAGE = 4096
 _CHUNK = 256
+_WINDOW = 4 * PAGE
+_LONGEST_ARGUMENT = 32 * PAGE  # MAX_ARG_STRLEN
+_LONGEST_ARGV = 6 << 20  # three quarters of _STK_LIM: no exec takes more
 
 _pread = os.pread
 
@@ -46,8 +49,8 @@ def read_string(mem: int, address: int, limit: int = PAGE) -> bytes:
         step = min(PAGE - at % PAGE, limit - (at - address))
         try:
             data = _pread(mem, step, at)
-        except OSError as error:
-            raise OSError(EFAULT if error.errno == EIO else error.errno, "unreadable memory of a tracee") from error
+        except (OSError, OverflowError) as error:
+            raise OSError(EFAULT, "unreadable memory of a tracee") from error
         if not data:
             raise OSError(EFAULT, "the tracee's address space is gone")
         end = data.find(0)
@@ -59,16 +62,17 @@ def read_string(mem: int, address: int, limit: int = PAGE) -> bytes:
     raise OSError(ENAMETOOLONG, "no end of string")
 
 
-def read_strings(mem: int, address: int, limit_bytes: int = 1 << 21, limit_count: int = 65536) -> list[bytes]:
+def read_strings(mem: int, address: int, limit_bytes: int = _LONGEST_ARGV) -> list[bytes]:
     """The strings of a NULL-terminated array of pointers, such as ``argv``; empty for a NULL array.
 
-    Raises ``OSError``: EFAULT when any part cannot be read, ENAMETOOLONG (E2BIG to the tracee) past the limits.
+    Raises ``OSError``: EFAULT when any part cannot be read, E2BIG when they and their pointers exceed the limit.
     """
     if not address:
         return []
     strings: list[bytes] = []
     room = limit_bytes
     at = address
+    window, start = b"", 0  # argv's strings mostly lie one behind the other: they are read many at a time
     while True:
         step = min(512, PAGE - at % PAGE)
         step = max(step, 8)  # a pointer may lie across two pages
@@ -77,12 +81,31 @@ def read_strings(mem: int, address: int, limit_bytes: int = 1 << 21, limit_count
             pointer = int.from_bytes(block[i : i + 8], "little")
             if not pointer:
                 return strings
-            text = read_string(mem, pointer, min(room, 1 << 17))
+            end = window.find(0, pointer - start) if start <= pointer < start + len(window) else -1
+            if end < 0:
+                window, start = _some(mem, pointer), pointer
+                end = window.find(0)
+            text = window[pointer - start : end] if end >= 0 else _long_string(mem, pointer)
             room -= len(text) + 9
             strings.append(text)
-            if room <= 0 or len(strings) > limit_count:
-                raise OSError(ENAMETOOLONG, "argument list too long")
+            if room <= 0:
+                raise OSError(E2BIG, "argument list too long")
         at += len(block) // 8 * 8
+
+
+def _some(mem: int, address: int) -> bytes:
+    """What can be read at *address* without crossing more than a few pages; maybe nothing."""
+    try:
+        return _pread(mem, _WINDOW, address)
+    except (OSError, OverflowError):
+        return b""
+
+
+def _long_string(mem: int, address: int) -> bytes:
+    try:
+        return read_string(mem, address, _LONGEST_ARGUMENT)
+    except OSError as error:
+        raise OSError(E2BIG if error.errno == ENAMETOOLONG else EFAULT, error.strerror) from error
 
 
 def write(mem: int, address: int, data: bytes) -> None:

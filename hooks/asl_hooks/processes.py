@@ -8,6 +8,7 @@ an old entry.
 from __future__ import annotations
 
 import os
+from errno import EINTR, ESRCH
 
 from asl_hooks._abi import linux
 
@@ -15,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
+
+_ERESTARTSYS = 512
 
 
 class Process:
@@ -77,6 +80,28 @@ def read_status(tid: int) -> dict[bytes, bytes]:
         key, _, content = line.partition(b":")
         fields[key] = content.strip()
     return fields
+
+
+def interruption(tid: int) -> int:
+    """The errno with which a call that the stopped thread *tid* waits in should end now; 0 while it may wait on.
+
+    A thread that waits for a supervisor's answer is woken by fatal signals only (WAIT_KILLABLE_RECV), so whoever makes
+    it wait long has to look for others.
+    """
+    try:
+        status = read_status(tid)
+        own, shared, blocked = (int(status[key], 16) for key in (b"SigPnd", b"ShdPnd", b"SigBlk"))
+        alone = status[b"Threads"] == b"1"
+        gone = status[b"State"][:1] in b"ZX"
+    except (OSError, KeyError):
+        gone = True
+    if gone:
+        return ESRCH
+    if not (own | shared) & ~blocked:
+        return 0
+    # The kernel turns ERESTARTSYS into EINTR or a new call, by the handler's SA_RESTART. Only a thread that is sure to
+    # take the signal may get it; another could take one that is for the whole process.
+    return _ERESTARTSYS if own & ~blocked or alone else EINTR
 
 
 def _exe(pid: int) -> str:

@@ -74,7 +74,8 @@ setfsgid = _bind("setfsgid", _long)
 capget = _bind("capget", _ptr, _ptr)
 capset = _bind("capset", _ptr, _ptr)
 setgroups = _bind("setgroups", _int, _ptr)
-fsetxattr = _bind("fsetxattr", _int, _str, _str, _size, _int)
+tee = _bind("tee", _int, _int, _size, ctypes.c_uint)
+utimensat = _bind("utimensat", _int, _str, _str, _int)
 _openat2 = _bind("openat2", _int, _str, _ptr, _size)
 
 

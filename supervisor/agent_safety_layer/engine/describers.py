@@ -85,7 +85,7 @@ class Describers:
         """Changing what is there."""
         from agent_safety_layer.engine.metadata import Metadata
 
-        return self._once("metadata", lambda: Metadata(self._view, self.objects(), self.entries()))
+        return self._once("metadata", lambda: Metadata(self._view, self.objects()))
 
     def network(self) -> Any:
         """Sockets."""

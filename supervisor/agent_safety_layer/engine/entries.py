@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, EBUSY, EINVAL, ENOTEMPTY, EPERM, EXDEV
+from errno import EACCES, EBUSY, EEXIST, EINVAL, EISDIR, ENOTEMPTY, EPERM, EXDEV
 
 from agent_safety_layer.engine.objects import Objects, signed
 from agent_safety_layer.engine.operation import Operation
@@ -44,16 +44,15 @@ class Entries:
         process: Process,
         place: tuple[int, int],
         act: Callable[[int, bytes], None],
-        landlocked: bool = True,
+        dots: int = EEXIST,
         mutates: bool = False,
         **more: object,
     ) -> Operation:
-        """An operation on one name below a held folder. ``place`` is (dir fd, index of the path argument).
-
-        ``landlocked``: Landlock knows the operation, so it is bounded wherever the WRITE part of the domain covers it.
+        """An operation on one name below a held folder. ``place`` is (dir fd, index of the path argument), ``dots`` the
+        errno for a path that ends in no name.
         """
         path = self._objects.path(call, process, place[1], place[0])
-        parent, name, canonical = self._objects.parent(path, call, process)
+        parent, name, canonical = self._objects.parent(path, call, process, dots)
         event = self._objects.event(kind, call, process, canonical, path, **more)
 
         def perform() -> int:
@@ -61,7 +60,7 @@ class Entries:
             act(parent.fd, name)
             return 0
 
-        bounded = landlocked and self._context.writes_bounded(text_of(parent.path))
+        bounded = self._context.writes_bounded(text_of(parent.path))
         return Operation(event, perform, bounded=bounded, fds=(parent.fd,), mutates=mutates)
 
     def mkdir(self, call: Call, process: Process, name: str) -> Operation:
@@ -89,14 +88,17 @@ class Entries:
     def unlink(self, call: Call, process: Process, name: str) -> Operation:
         """unlink, unlinkat, rmdir."""
         place = (signed(call.args[0]), 1) if name == "unlinkat" else (-100, 0)
-        folder = name == "rmdir" or (name == "unlinkat" and bool(call.args[2] & linux.AT_REMOVEDIR))
-        act = os.rmdir if folder else os.unlink
+        flags = call.args[2] & 0xFFFFFFFF if name == "unlinkat" else 0
+        if flags & ~linux.AT_REMOVEDIR:
+            raise OSError(EINVAL, "unknown flags")
         path = self._objects.path(call, process, place[1], place[0])
-        last = split(path)[1].rstrip(b"/")
-        if folder and last in (b"", b".", b".."):  # the kernel's own errors for names that cannot be removed
-            raise OSError({b".": EINVAL, b"..": ENOTEMPTY}.get(last, EBUSY), "not a name that can be removed")
+        act, dots = os.unlink, EISDIR
+        if flags or name == "rmdir":
+            act, dots = os.rmdir, {b".": EINVAL, b"..": ENOTEMPTY}.get(split(path)[1].rstrip(b"/"), EBUSY)
         is_link = os.path.islink(path)
-        return self.entry("file.delete", call, process, place, lambda at, last: act(last, dir_fd=at), mutates=is_link)
+        return self.entry(
+            "file.delete", call, process, place, lambda at, last: act(last, dir_fd=at), dots=dots, mutates=is_link
+        )
 
     def symlink(self, call: Call, process: Process, name: str) -> Operation:
         """symlink, symlinkat. The target is text: it is judged when somebody follows it."""
@@ -123,9 +125,9 @@ class Entries:
         if flags & 4:
             raise OSError(EPERM, "whiteouts are not made here")
         paths = [self._objects.path(call, process, at, dir_fd) for dir_fd, at in places]
-        source, name1, text1 = self._objects.parent(paths[0], call, process)
+        source, name1, text1 = self._objects.parent(paths[0], call, process, EBUSY)
         try:
-            target, name2, text2 = self._objects.parent(paths[1], call, process)
+            target, name2, text2 = self._objects.parent(paths[1], call, process, EBUSY)
         except BaseException:
             os.close(source.fd)
             raise
@@ -135,15 +137,15 @@ class Entries:
 
         def perform() -> int:
             if _is_folder_at(source.fd, name1):
-                self._judge_carried(event, text1, text2, any(ends))
+                self._judge_carried(event, source.path, name1, text2, any(ends))
             if flags & 2 and _is_folder_at(target.fd, name2):
-                self._judge_carried(event, text2, text1, any(ends))
+                self._judge_carried(event, target.path, name2, text1, any(ends))
             linux.renameat2(source.fd, name1, target.fd, name2, flags)
             return 0
 
         return Operation(event, perform, bounded=all(ends), fds=(source.fd, target.fd), mutates=True)
 
-    def _judge_carried(self, event: Event, source: str, target: str, unserialised: bool) -> None:
+    def _judge_carried(self, event: Event, parent: bytes, name: bytes, target: str, unserialised: bool) -> None:
         """A renamed folder takes its contents along: each entry must be as allowed at its new name as at its old.
 
         ``unserialised``: one end lies where the kernel alone bounds changes, so entries could appear between this and
@@ -152,22 +154,22 @@ class Entries:
         if unserialised:
             raise OSError(EXDEV, "moved piece by piece, so that each piece is judged")
         count = 0
-        for folder, folders, files in os.walk(os.fsencode(source)):
-            for name in folders + files:
+        source = parent.rstrip(b"/") + b"/" + name.rstrip(b"/")
+        for folder, folders, files in os.walk(source, onerror=_reraise):
+            for entry in folders + files:
                 count += 1
                 if count > _CARRIED:
                     raise OSError(EXDEV, "too much to judge at once")
-                old = text_of(folder + b"/" + name)
-                new = target + old[len(source) :]
-                before, after = self._strictness(event, old), self._strictness(event, new)
-                if before >= RANK[ASK] or after >= RANK[ASK] or before > after:
+                path = folder + b"/" + entry
+                old, new = text_of(path), target + text_of(path[len(source) :])
+                moving = self._strictness(event, old, new, "file.rename")
+                before, after = (self._strictness(event, at, "", "file.read", "file.write") for at in (old, new))
+                if max(moving, before, after) >= RANK[ASK] or before > after:
                     raise OSError(EACCES, f"it would take {old} along")
 
-    def _strictness(self, event: Event, path: str) -> int:
+    def _strictness(self, event: Event, path: str, path2: str, *kinds: str) -> int:
         decide = self._context.decide
-        return max(
-            RANK[decide(replace(event, kind=kind, path=path, path2="")).action] for kind in ("file.read", "file.write")
-        )
+        return max(RANK[decide(replace(event, kind=kind, path=path, path2=path2)).action] for kind in kinds)
 
     def link(self, call: Call, process: Process, name: str) -> Operation:
         """link, linkat: another name for a file, so it must be writable under both."""
@@ -176,6 +178,8 @@ class Entries:
             places, flags = ((-100, 0), (-100, 1)), 0
         else:
             places, flags = ((signed(args[0]), 1), (signed(args[2]), 3)), args[4] & 0xFFFFFFFF
+        if flags & ~(linux.AT_EMPTY_PATH | linux.AT_SYMLINK_FOLLOW):
+            raise OSError(EINVAL, "unknown flags")
         if flags & linux.AT_EMPTY_PATH and not memory.read_string(process.mem, args[1]):
             found = self._objects.held_descriptor(call, signed(args[0]))
             path1 = found.path
@@ -194,10 +198,9 @@ class Entries:
         event = self._objects.event("file.link", call, process, text1, path1, path2=text2)
 
         def perform() -> int:
-            # By way of /proc: linking a descriptor itself (AT_EMPTY_PATH) takes CAP_DAC_READ_SEARCH.
+            # By way of /proc: linking a descriptor itself (AT_EMPTY_PATH) takes CAP_DAC_READ_SEARCH. This leads to the
+            # held object and no further, also when that is a symbolic link.
             source = b"/proc/self/fd/%d" % found.fd
-            if stat.S_ISLNK(os.fstat(found.fd).st_mode):
-                raise OSError(EPERM, "no hard links to symbolic links")
             linux.linkat(linux.AT_FDCWD, source, parent.fd, last, linux.AT_SYMLINK_FOLLOW)
             return 0
 
@@ -213,4 +216,5 @@ def _is_folder_at(parent: int, name: bytes) -> bool:
         return False
 
 
-_NOW, _OMIT = (1 << 30) - 1, (1 << 30) - 2
+def _reraise(error: OSError) -> None:
+    raise OSError(EACCES, "a folder in it cannot be looked into") from error

@@ -7,10 +7,9 @@ because one that may only read must not change metadata either.
 from __future__ import annotations
 
 import os
-import stat
-from errno import E2BIG, EINVAL, ENOSYS, EOPNOTSUPP
+import struct
+from errno import E2BIG, EFBIG, EINVAL, ENAMETOOLONG, ENOSYS, ERANGE
 
-from agent_safety_layer.engine.entries import Entries
 from agent_safety_layer.engine.objects import Objects, failing, signed
 from agent_safety_layer.engine.operation import Operation
 from agent_safety_layer.events import text_of
@@ -26,14 +25,16 @@ if TYPE_CHECKING:
     from asl_hooks.backend import Call
     from asl_hooks.processes import Process
 
+_AT_FLAGS = linux.AT_SYMLINK_NOFOLLOW | linux.AT_EMPTY_PATH
+_TIMES = struct.Struct("=4q")
+
 
 class Metadata:
     """Describes the calls of one run that change files in place."""
 
-    def __init__(self, context: Context, objects: Objects, entries: Entries) -> None:
+    def __init__(self, context: Context, objects: Objects) -> None:
         self._context = context
         self._objects = objects
-        self._entries = entries
 
     def _object(
         self,
@@ -43,17 +44,20 @@ class Metadata:
         act: Callable[[bytes], None],
         *,
         kind: str = "file.meta",
-        follow: bool = True,
-        empty: bool = False,
+        flags: int = 0,
         bounded: bool = False,
         **more: object,
     ) -> Operation:
-        """An operation on an object that is there, held open; *act* gets a path that leads to it and nothing else.
+        """An operation on an object that is there, held open; *act* gets a path that leads to it and nothing else, be
+        it a symbolic link.
 
-        ``empty``: an empty or NULL path means the descriptor itself.
+        ``flags``: with AT_EMPTY_PATH an empty path means the descriptor itself, with AT_SYMLINK_NOFOLLOW a link itself.
         """
         dir_fd, index = place
-        if empty and (not call.args[index] or not memory.read_string(process.mem, call.args[index])):
+        if flags & ~_AT_FLAGS:
+            raise OSError(EINVAL, "unknown flags")
+        follow = not flags & linux.AT_SYMLINK_NOFOLLOW
+        if flags & linux.AT_EMPTY_PATH and not memory.read_string(process.mem, call.args[index]):
             found = self._objects.held_descriptor(call, dir_fd)
             path = b""
         else:
@@ -78,22 +82,24 @@ class Metadata:
             return Operation(event, failing(found.errno))
 
         def perform() -> int:
-            if not follow_possible and kind == "file.meta":
-                raise OSError(EOPNOTSUPP, "not on a symbolic link")
-            act(b"/proc/self/fd/%d" % found.fd)
+            act(b"/proc/self/fd/%d" % found.fd)  # leads to the object and no further, also when that is a link
             return 0
 
-        follow_possible = not stat.S_ISLNK(os.fstat(found.fd).st_mode)
         return Operation(event, perform, bounded=bounded and self._context.writes_bounded(canonical), fds=(found.fd,))
 
     def truncate(self, call: Call, process: Process, name: str) -> Operation:
         """truncate."""
         size = call.args[1]
         size -= (size >> 63) << 64
-        bounded = self._context.bounds_truncate
-        return self._object(
-            call, process, (-100, 0), lambda at: os.truncate(at, size), kind="file.write", bounded=bounded
-        )
+        if size < 0:
+            raise OSError(EINVAL, "a negative size")
+
+        def cut(at: bytes) -> None:
+            if size > _longest_file(process):
+                raise OSError(EFBIG, "beyond the tracee's RLIMIT_FSIZE, which does not bind this process")
+            os.truncate(at, size)
+
+        return self._object(call, process, (-100, 0), cut, kind="file.write", bounded=self._context.bounds_truncate)
 
     def chmod(self, call: Call, process: Process, name: str) -> Operation:
         """chmod, fchmodat, fchmodat2."""
@@ -107,8 +113,7 @@ class Metadata:
             process,
             place,
             lambda at: os.chmod(at, mode),
-            follow=not flags & linux.AT_SYMLINK_NOFOLLOW,
-            empty=bool(flags & linux.AT_EMPTY_PATH),
+            flags=flags,
             mode=mode,
         )
 
@@ -120,32 +125,8 @@ class Metadata:
         else:
             place, at, flags = (-100, 0), 1, linux.AT_SYMLINK_NOFOLLOW if name == "lchown" else 0
         uid, gid = signed(call.args[at]), signed(call.args[at + 1])
-        if flags & linux.AT_SYMLINK_NOFOLLOW:
-            return self._chown_link(call, process, place, uid, gid, bool(flags & linux.AT_EMPTY_PATH))
         return self._object(
-            call,
-            process,
-            place,
-            lambda at: os.chown(at, uid, gid),
-            empty=bool(flags & linux.AT_EMPTY_PATH),
-            detail=f"owner {uid}:{gid}",
-        )
-
-    def _chown_link(
-        self, call: Call, process: Process, place: tuple[int, int], uid: int, gid: int, empty: bool
-    ) -> Operation:
-        if empty and not memory.read_string(process.mem, call.args[place[1]]):
-            return self._object(
-                call, process, place, lambda at: os.chown(at, uid, gid), empty=True, detail=f"owner {uid}:{gid}"
-            )
-        return self._entries.entry(
-            "file.meta",
-            call,
-            process,
-            place,
-            lambda at, last: os.chown(last, uid, gid, dir_fd=at, follow_symlinks=False),
-            landlocked=False,
-            detail=f"owner {uid}:{gid}",
+            call, process, place, lambda at: os.chown(at, uid, gid), flags=flags, detail=f"owner {uid}:{gid}"
         )
 
     def utime(self, call: Call, process: Process, name: str) -> Operation:
@@ -158,30 +139,32 @@ class Metadata:
             place, times = (signed(args[0]), 1), args[2]
             flags = args[3] & 0xFFFFFFFF if name == "utimensat" else 0
         pair = self._times(process, times, name)
-        nothing = name in ("utimensat", "futimesat")  # NULL path: the descriptor itself
-        if flags & linux.AT_SYMLINK_NOFOLLOW and call.args[place[1]]:
-            return self._entries.entry(
-                "file.meta",
-                call,
-                process,
-                place,
-                lambda at, last: _set_times(last, pair, at),
-                landlocked=False,
-            )
-        return self._object(call, process, place, lambda at: _set_times(at, pair, None), empty=nothing)
+
+        def act(at: bytes) -> None:
+            linux.utimensat(linux.AT_FDCWD, at, pair, 0)
+
+        if name in ("utimensat", "futimesat") and not args[place[1]]:  # no path at all: the descriptor itself
+            if flags:
+                raise OSError(EINVAL, "flags without a path")
+            found = self._objects.opened_descriptor(call, place[0])
+            return self._on_held(found, b"", call, process, act, "file.meta", False, {})
+        return self._object(call, process, place, act, flags=flags)
 
     @staticmethod
-    def _times(process: Process, at: int, name: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
-        """Access and modification time as (seconds, nanoseconds) pairs; None for now."""
+    def _times(process: Process, at: int, name: str) -> bytes | None:
+        """Access and modification time as utimensat(2) takes them; None for now."""
         if not at:
             return None
-        size = 16 if name == "utime" else 32
-        numbers = memory.read(process.mem, at, size)
-        words = [int.from_bytes(numbers[i : i + 8], "little", signed=True) for i in range(0, size, 8)]
         if name == "utime":
-            return (words[0], 0), (words[1], 0)
-        scale = 1 if name == "utimensat" else 1000
-        return (words[0], words[1] * scale), (words[2], words[3] * scale)
+            accessed, modified = struct.unpack("=2q", memory.read(process.mem, at, 16))
+            return _TIMES.pack(accessed, 0, modified, 0)
+        times = memory.read(process.mem, at, 32)
+        if name == "utimensat":
+            return times
+        accessed, more, modified, again = _TIMES.unpack(times)
+        if not (0 <= more < 10**6 and 0 <= again < 10**6):
+            raise OSError(EINVAL, "microseconds out of range")
+        return _TIMES.pack(accessed, more * 1000, modified, again * 1000)
 
     def xattr(self, call: Call, process: Process, name: str) -> Operation:
         """setxattr, lsetxattr, removexattr, lremovexattr; the *at forms are refused, so that libc falls back to
@@ -190,11 +173,15 @@ class Metadata:
         if name.endswith("at"):
             raise OSError(ENOSYS, "not here")
         act = self._xattr_change(call, process, name)
-        return self._object(call, process, (-100, 0), act, follow=not name.startswith("l"))
+        flags = linux.AT_SYMLINK_NOFOLLOW if name.startswith("l") else 0
+        return self._object(call, process, (-100, 0), act, flags=flags)
 
     @staticmethod
     def _xattr_change(call: Call, process: Process, name: str) -> Callable[[bytes], None]:
-        attribute = memory.read_string(process.mem, call.args[1], 256)
+        try:
+            attribute = memory.read_string(process.mem, call.args[1], 256)
+        except OSError as error:
+            raise OSError(ERANGE if error.errno == ENAMETOOLONG else error.errno, "no name of an attribute") from error
         if "remove" in name:
             return lambda at: os.removexattr(at, attribute)
         if call.args[3] > 65536:
@@ -207,8 +194,12 @@ class Metadata:
         """fchmod, fchown, fsetxattr, fremovexattr: a descriptor that may only read must not change the file's
         metadata.
         """
-        change = self._fd_change(call, process, name)
-        found = self._objects.held_descriptor(call, signed(call.args[0]))
+        found = self._objects.opened_descriptor(call, signed(call.args[0]))
+        try:
+            change = self._fd_change(call, process, name)
+        except BaseException:
+            os.close(found.fd)
+            raise
         return self._on_held(found, b"", call, process, change, "file.meta", False, {})
 
     def _fd_change(self, call: Call, process: Process, name: str) -> Callable[[bytes], None]:
@@ -228,26 +219,9 @@ def _is_nameless(found: Located) -> bool:
     return not found.path.startswith(b"/") or found.path.startswith(b"/memfd:")
 
 
-_NOW, _OMIT = (1 << 30) - 1, (1 << 30) - 2  # UTIME_NOW, UTIME_OMIT
+def _longest_file(process: Process) -> float:
+    """The size that the tracee's RLIMIT_FSIZE lets its files have."""
+    from resource import RLIM_INFINITY, RLIMIT_FSIZE, prlimit
 
-
-def _set_times(path: bytes, pair: tuple[tuple[int, int], tuple[int, int]] | None, dir_fd: int | None) -> None:
-    """utimensat(2), UTIME_NOW and UTIME_OMIT included. ``dir_fd``: a name below it that is not followed."""
-    if pair is None:
-        os.utime(path, None, dir_fd=dir_fd, follow_symlinks=dir_fd is None)
-        return
-    import time
-
-    there = os.stat(path, dir_fd=dir_fd, follow_symlinks=dir_fd is None)
-    now = time.time_ns()
-    stamps = []
-    for (seconds, nanos), kept in zip(pair, (there.st_atime_ns, there.st_mtime_ns), strict=True):
-        if nanos == _NOW:
-            stamps.append(now)
-        elif nanos == _OMIT:
-            stamps.append(kept)
-        elif 0 <= nanos < 10**9:
-            stamps.append(seconds * 10**9 + nanos)
-        else:
-            raise OSError(EINVAL, "nanoseconds out of range")
-    os.utime(path, ns=(stamps[0], stamps[1]), dir_fd=dir_fd, follow_symlinks=dir_fd is None)
+    limit = prlimit(process.pid, RLIMIT_FSIZE)[0]
+    return float("inf") if limit == RLIM_INFINITY else limit

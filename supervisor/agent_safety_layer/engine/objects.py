@@ -8,10 +8,12 @@ removal and renaming hold the parent folder instead and act on one component bel
 from __future__ import annotations
 
 import os
-from errno import EACCES, EEXIST, EINVAL, ENOENT
+from errno import EACCES, EBADF, EEXIST, ENOENT
+from fcntl import F_GETFL, fcntl
 
 from agent_safety_layer.events import Event, text_of
 from asl_hooks import memory
+from asl_hooks._abi import linux
 from asl_hooks.paths import Located, base_of, locate, name_of, split
 
 TYPE_CHECKING = False
@@ -69,14 +71,18 @@ class Objects:
             raise OSError(EACCES, "a process outside the tree")
         return found
 
-    def parent(self, path: bytes, call: Call, process: Process) -> tuple[Located, bytes, str]:
-        """The held parent folder, the last component, and the canonical text of both together."""
+    def parent(self, path: bytes, call: Call, process: Process, dots: int = EEXIST) -> tuple[Located, bytes, str]:
+        """The held parent folder, the last component, and the canonical text of both together.
+
+        ``dots`` is the errno for a path that ends in no name: ``.``, ``..``, ``/``.
+        """
         folder, name = split(path)
-        if name.rstrip(b"/") in (b"", b".", b".."):
-            raise OSError(EINVAL if name.rstrip(b"/") == b"." else EEXIST, "no name to act on")
         found = self.locate(folder, call, process, True)
         if found.fd < 0:
             raise OSError(found.errno, "no such folder")
+        if name.rstrip(b"/") in (b"", b".", b".."):
+            os.close(found.fd)
+            raise OSError(dots, "no name to act on")
         return found, name, text_of(found.path.rstrip(b"/") + b"/" + name.rstrip(b"/"))
 
     def event(self, kind: str, call: Call, process: Process, path: str, raw: bytes = b"", **more: object) -> Event:
@@ -91,9 +97,24 @@ class Objects:
             self._umask = process.umask
 
     def held_descriptor(self, call: Call, fd: int) -> Located:
-        """A copy of the tracee's descriptor *fd*: the same open file, whatever the tracee does with the number."""
-        held = self._context.copy_descriptor(call, fd)
+        """A copy of the tracee's descriptor *fd* (AT_FDCWD: its working directory): the same open file, whatever the
+        tracee does with the number.
+        """
+        if fd == linux.AT_FDCWD:
+            held = os.open(b"/proc/%d/cwd" % call.tid, os.O_PATH | os.O_CLOEXEC)
+        else:
+            held = self._context.copy_descriptor(call, fd)
         name = name_of(held)
-        if name.endswith(b" (deleted)") and not name.startswith(b"/memfd:"):
+        if name.endswith(b" (deleted)") and not name.startswith(b"/memfd:") and not os.fstat(held).st_nlink:
             name = name[:-10]
         return Located(name, held)
+
+    def opened_descriptor(self, call: Call, fd: int) -> Located:
+        """The same, of a descriptor that is more than a name: ``OSError(EBADF)`` for one opened with O_PATH."""
+        if fd == linux.AT_FDCWD:
+            raise OSError(EBADF, "not a descriptor")
+        found = self.held_descriptor(call, fd)
+        if fcntl(found.fd, F_GETFL) & os.O_PATH:
+            os.close(found.fd)
+            raise OSError(EBADF, "an O_PATH descriptor")
+        return found

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
-from errno import EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOSYS, ENXIO, EXDEV
+from errno import EACCES, EBADF, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOSYS, ENOTDIR, ENXIO, EXDEV
 
 from agent_safety_layer.engine.objects import FOLDER, Objects, failing, signed
 from agent_safety_layer.engine.operation import Injected, Operation
-from agent_safety_layer.events import text_of
+from agent_safety_layer.engine.plans import open_again
+from agent_safety_layer.events import ASK, RANK, Event, text_of
 from asl_hooks import memory
 from asl_hooks._abi import linux
 from asl_hooks.paths import Located, base_of, name_of, split
+from asl_hooks.processes import interruption
+from asl_hooks.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
 _REOPEN = ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC)
+_ODD = os.O_PATH | os.O_DIRECTORY | _TMPFILE  # flags that not every other goes with
+_PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # what openat(2) leaves of flags with O_PATH
 
 _FLAG_NAMES = tuple(
     (getattr(os, name), name)
@@ -32,6 +38,7 @@ _FLAG_NAMES = tuple(
         *("O_DIRECTORY", "O_NOFOLLOW", "O_NOATIME", "O_CLOEXEC", "O_PATH"),
     )
 )
+_SPLICE_F_NONBLOCK = 2
 _flag_texts: dict[int, str] = {}
 
 
@@ -67,8 +74,16 @@ class Opens:
         else:
             dir_fd, at, (flags, mode, resolve) = signed(args[0]), 1, self._open_how(call, process)
         in_register = name != "openat2"  # openat2's flags lie in memory: the kernel reads them a second time
+        if in_register and flags & _ODD:
+            if flags & os.O_PATH:
+                flags &= _PATH_FLAGS
+            else:
+                _refuse_nonsense(lambda: os.open(b"x", flags, mode, dir_fd=-1))
         path = self._objects.path(call, process, at, dir_fd)
         context = self._context
+        if flags & os.O_CREAT and path.endswith(b"/"):
+            os.close(self._objects.parent(path, call, process, EISDIR)[0].fd)
+            raise OSError(EISDIR, "a folder's name")
         follow = not (flags & os.O_NOFOLLOW or (flags & os.O_CREAT and flags & os.O_EXCL))
         if resolve:
             found = self._resolve_within(call, process, at, dir_fd, flags, resolve)
@@ -90,15 +105,15 @@ class Opens:
                 bounded = bounded and context.reads_bounded(canonical)
             if flags & os.O_TRUNC and flags & _ACCESS == os.O_RDONLY:
                 bounded = bounded and context.bounds_truncate
+            if found.fd < 0 and not (found.creatable and flags & os.O_CREAT):
+                return Operation(event, failing(found.errno), bounded=bounded)
+            perform, blocking = self._opener(event, found, flags, mode, call, process)
         except BaseException:
             if found.fd >= 0:
                 os.close(found.fd)
             raise
-        if found.fd < 0 and not (found.creatable and flags & os.O_CREAT):
-            return Operation(event, failing(found.errno), bounded=bounded)
-        perform, blocking = self._opener(found, flags, mode, process)
-        plain = not blocking and kind != "file.create" and found.path.startswith(b"/") and not resolve
-        again = found.path if plain else b""
+        plain = kind != "file.create" and not blocking and not resolve
+        again = _lasting_name(found) if plain else b""
         return Operation(event, perform, bounded=bounded, fds=(found.fd,), blocking=blocking, reopen=again)
 
     def _open_how(self, call: Call, process: Process) -> tuple[int, int, int]:
@@ -109,7 +124,9 @@ class Opens:
         if any(how[24:]):
             raise OSError(7, "open_how from a newer kernel")  # E2BIG
         flags, mode, resolve = (int.from_bytes(how[i : i + 8], "little") for i in (0, 8, 16))
-        if flags >> 32 or mode & ~0o7777:
+        # The kernel that runs knows best which combinations there are; a flag that it gained later is none of ours.
+        _refuse_nonsense(lambda: linux.openat2(-1, b"x", flags, mode, resolve))
+        if flags >> 23:
             raise OSError(EINVAL, "open_how with unknown flags")
         return flags, mode, resolve
 
@@ -154,42 +171,129 @@ class Opens:
         return "file.read"
 
     def _opener(
-        self, found: Located, flags: int, mode: int, process: Process
+        self, event: Event, found: Located, flags: int, mode: int, call: Call, process: Process
     ) -> tuple[Callable[[], int | Injected], bool]:
+        """What opens the object, and whether that may wait for others."""
         cloexec = bool(flags & os.O_CLOEXEC)
         if found.fd < 0:
-            return lambda: Injected(self._create(found.path, flags, mode, process), cloexec), False
-        kind = os.fstat(found.fd).st_mode
-        if stat.S_ISLNK(kind):
-            return failing(ELOOP), False
-        if stat.S_ISSOCK(kind):
-            return failing(ENXIO), False
+            return lambda: Injected(self._create_or_open(event, found.path, flags, mode, process), cloexec), False
+        there = os.fstat(found.fd)
+        kind = there.st_mode
         if flags & os.O_CREAT and flags & os.O_EXCL:
             return failing(EEXIST), False
-        if flags & os.O_CREAT and stat.S_ISDIR(kind) and not flags & _TMPFILE:
+        if stat.S_ISLNK(kind):
+            return failing(ENOTDIR if flags & os.O_DIRECTORY else ELOOP), False
+        if flags & os.O_CREAT and stat.S_ISDIR(kind):
             return failing(EISDIR), False
         source = b"/proc/self/fd/%d" % found.fd
-        if found.path == b"/dev/tty":
-            source = self._context.terminal_of(process)
         how = flags & _REOPEN | os.O_CLOEXEC | os.O_NOCTTY
+        if flags & _TMPFILE:
+            how |= flags & os.O_EXCL
 
         def reopen() -> Injected:
             if flags & _TMPFILE:
                 self._objects.as_creator(process)
-            return Injected(os.open(source, how, mode), cloexec)
+            at = self._context.terminal_of(process) if found.path == b"/dev/tty" else source
+            return Injected(os.open(at, how, mode), cloexec)
 
-        blocking = stat.S_ISFIFO(kind) or (stat.S_ISCHR(kind) and os.major(os.fstat(found.fd).st_rdev) != 1)
-        return reopen, blocking and not flags & os.O_NONBLOCK
+        def wait() -> Injected:
+            return Injected(_open_fifo(source, how, call.tid), cloexec)
+
+        if flags & os.O_NONBLOCK or flags & os.O_DIRECTORY:
+            return reopen, False
+        if stat.S_ISFIFO(kind):
+            return wait, True
+        return reopen, stat.S_ISCHR(kind) and os.major(there.st_rdev) != 1
+
+    def _create_or_open(self, event: Event, path: bytes, flags: int, mode: int, process: Process) -> int:
+        """Create the file. When another one was faster, open what is there now, if that may be opened as well."""
+        try:
+            return self._create(path, flags, mode, process)
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+        kind = "file.write" if flags & (_ACCESS | os.O_TRUNC) else "file.read"
+        if RANK[self._context.decide(replace(event, kind=kind)).action] >= RANK[ASK]:
+            raise OSError(EACCES, "it has come to be since, and may not be opened")
+        fd = open_again(path, flags)
+        if fd < 0:
+            raise OSError(ELOOP, "a link has come to be there, or it comes and goes")
+        if flags & os.O_TRUNC and flags & _ACCESS:
+            os.ftruncate(fd, 0)
+        return fd
 
     def _create(self, path: bytes, flags: int, mode: int, process: Process) -> int:
         """Create the file and open it: below the folder that was judged, through no link."""
         folder, name = split(path)
-        if name.endswith(b"/"):
-            raise OSError(EISDIR, "a folder's name")
         parent = linux.openat2(linux.AT_FDCWD, folder, FOLDER, 0, linux.RESOLVE_NO_SYMLINKS)
         try:
             self._objects.as_creator(process)
-            how = flags & ~os.O_CLOEXEC | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            how = flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             return os.open(name, how & ~os.O_TRUNC, mode, dir_fd=parent)
         finally:
             os.close(parent)
+
+
+def _refuse_nonsense(trial: Callable[[], int]) -> None:
+    """Raise the error that the kernel has for a combination of flags; *trial* is an open below no folder."""
+    try:
+        trial()
+    except OSError as error:
+        if error.errno != EBADF:
+            raise
+
+
+def _lasting_name(found: Located) -> bytes:
+    """The canonical path, of a folder with a slash behind it; empty for what is not found again by its path alone."""
+    if not found.path.startswith(b"/") or found.path.startswith(b"/proc/"):
+        return b""
+    kind = stat.S_IFMT(os.fstat(found.fd).st_mode)
+    return {stat.S_IFREG: found.path, stat.S_IFDIR: found.path + b"/"}.get(kind, b"")
+
+
+def _open_fifo(path: bytes, how: int, tid: int) -> int:
+    """Open one end of a FIFO as soon as somebody has the other, unless the waiting tracee gets a signal meanwhile.
+
+    open(2) itself would wait on, as nothing tells it that the tracee was interrupted or killed.
+    """
+    from time import sleep
+
+    writes = how & _ACCESS == os.O_WRONLY
+    fd = -1
+    pause_s = 0.001
+    try:
+        while True:
+            if fd < 0:
+                try:
+                    fd = os.open(path, how | os.O_NONBLOCK)
+                except OSError as error:
+                    if error.errno != ENXIO:
+                        raise
+            if fd >= 0 and (writes or how & _ACCESS == os.O_RDWR or _has_writer(fd)):
+                os.set_blocking(fd, True)
+                return fd
+            if errno := interruption(tid):
+                raise OSError(errno, "the tracee was interrupted")
+            sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.02)
+    except BaseException:
+        if fd >= 0:
+            os.close(fd)
+        raise
+
+
+def _has_writer(fd: int) -> bool:
+    """Whether somebody has the FIFO behind the reading end *fd* open for writing, or had since it was opened."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if poll.poll(0):
+        return True
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        linux.tee(fd, writer, 1, _SPLICE_F_NONBLOCK)  # takes nothing out; 0 without writers
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(reader)
+        os.close(writer)
+    return False

@@ -17,11 +17,14 @@ from asl_hooks.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from agent_safety_layer.tally import Slot
     from asl_hooks.backend import Call
     from asl_hooks.processes import Process
 
 _MOST = 1024  # kept per process
+_NOTHING: tuple[int, Any] = (-1, None)
 _AT_FDCWD = 0xFFFFFF9C
 _KEPT_FLAGS = 0xFFFFFFFF & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
 
@@ -64,16 +67,16 @@ class Plans:
             key = (path, flags, call.args[dir_at] if dir_at >= 0 else _AT_FDCWD, call.tid)
         plan: Plan | None = process.cache.get(key)
         if plan is None or plan.epoch != self.epoch or (relative and plan.base != _base_of(call, dir_at)):
-            process.cache[None] = key
+            process.cache[None] = (call.id, key)
             return None
         return plan
 
     def keep(self, call: Call, process: Process, reopen: bytes, body: bytes, slot: Slot) -> None:
         """Remember how this open was answered, if the same one again can be answered the same way."""
-        key = process.cache.pop(None, None)
+        looked, key = process.cache.pop(None, _NOTHING)
         shape = self.shapes.get(call.nr)
-        if key is None or shape is None:
-            return
+        if looked != call.id or shape is None:
+            return  # another call was looked up since: this one had to wait for its answer
         if b"/proc" in key[0] or b"/dev" in key[0] or key[1] & (os.O_CREAT | os.O_TRUNC):
             return  # names that mean something else to each process; opens that may find a file or make one
         if len(process.cache) > _MOST:
@@ -94,7 +97,8 @@ def _base_of(call: Call, dir_at: int) -> bytes:
 
 
 def open_again(path: bytes, flags: int) -> int:
-    """Open the canonical *path*, through no link, if it still is a plain file or folder; -1 when not.
+    """Open the canonical *path*, through no link, if it still is a plain file, or with a slash at its end a folder;
+    -1 when not.
 
     O_NONBLOCK, so that a FIFO put in its place cannot stop the loop.
     """
@@ -103,7 +107,7 @@ def open_again(path: bytes, flags: int) -> int:
         fd = linux.openat2(linux.AT_FDCWD, path, how, 0, linux.RESOLVE_NO_SYMLINKS)
     except OSError:
         return -1
-    if stat.S_IFMT(os.fstat(fd).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+    if stat.S_IFMT(os.fstat(fd).st_mode) != (stat.S_IFDIR if path.endswith(b"/") else stat.S_IFREG):
         os.close(fd)
         return -1
     if not flags & os.O_NONBLOCK:
