@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _LISTENER = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+_ISOLATED = b"isolated"
 _READY = struct.Struct("=ii16s")  # listener or -1, errno, the step that failed
 
 
@@ -42,7 +43,7 @@ class LaunchSpec:
     ``(RLIMIT_*, soft, hard)``; ``keep`` descriptors that stay open above 2. ``closed`` are those of 0, 1, 2 that the
     program shall find closed, ``stdio`` pairs of a descriptor and the one of 0, 1, 2 that it becomes. ``groups`` are
     open ``cgroup.procs`` files that the child writes itself into, and ``kill_all`` an open ``cgroup.kill``, for the
-    warden.
+    warden. ``network``: put the child into an empty network namespace, where the machine has one to give.
     """
 
     argv: tuple[str, ...]
@@ -56,11 +57,15 @@ class LaunchSpec:
     stdio: tuple[tuple[int, int], ...] = ()
     groups: tuple[int, ...] = ()
     kill_all: int = -1
+    network: bool = False
 
 
 @value
 class Launched:
-    """A child that waits for ``go``: its pid and pidfd, the listener, and the pipes of the warden."""
+    """A child that waits for ``go``: its pid and pidfd, the listener, and the pipes of the warden.
+
+    ``network`` is its own network namespace, -1 where it has none.
+    """
 
     pid: int
     pidfd: int
@@ -69,6 +74,7 @@ class Launched:
     control: int
     status: int
     go: int
+    network: int = -1
 
 
 def launch(spec: LaunchSpec) -> Launched:
@@ -121,10 +127,20 @@ def launch(spec: LaunchSpec) -> Launched:
     try:
         pidfd = linux.pidfd_open(pid, 0)
         listener = linux.pidfd_getfd(pidfd, listener_there, 0)
+        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC) if step.startswith(_ISOLATED) else -1
     except OSError as error:
         _abandon(warden_pid, control_w, status_r, go_w)
         raise _refused("pidfd_getfd", error.errno or EPERM) from error
-    return Launched(pid, pidfd, listener, warden_pid, control_w, status_r, go_w)
+    return Launched(pid, pidfd, listener, warden_pid, control_w, status_r, go_w, network)
+
+
+def abandon(launched: Launched) -> None:
+    """End a child that was not told to go, with its warden, and give up its descriptors."""
+    for fd in (launched.listener, launched.pidfd, launched.network):
+        if fd >= 0:
+            os.close(fd)
+    os.write(launched.control, b"e")
+    _abandon(launched.warden, launched.control, launched.status, launched.go)
 
 
 def _abandon(warden_pid: int, *fds: int) -> None:
@@ -182,6 +198,7 @@ def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
 
             for which, soft, hard in spec.limits:
                 setrlimit(which, (soft, hard))
+        isolated = spec.network and _isolate()
         step = b"no_new_privs"
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         step = b"capabilities"
@@ -195,7 +212,7 @@ def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
         _close_all_but({0, 1, 2, ready, go, *spec.keep}.difference(spec.closed))
         step = b"seccomp"
         listener = bpf.install(spec.filter, _LISTENER)
-        os.write(ready, _READY.pack(listener, 0, b""))
+        os.write(ready, _READY.pack(listener, 0, _ISOLATED if isolated else b""))
         os.close(ready)
         if not os.read(go, 1):
             os._exit(125)
@@ -208,6 +225,20 @@ def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
             os.write(ready, _READY.pack(-1, errno, step))
         finally:
             os._exit(125)
+
+
+def _isolate() -> bool:
+    """Whether this process now is in an empty network namespace."""
+    from asl_hooks import netns
+
+    try:
+        netns.enter()
+    except UnsupportedError:
+        return False
+    # A new user namespace resets both.
+    linux.prctl(linux.PR_SET_DUMPABLE, 1, 0, 0, 0)
+    linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
+    return True
 
 
 def _prepare(spec: LaunchSpec) -> tuple[ctypes.Array[ctypes.c_char_p], ctypes.Array[ctypes.c_char_p], list[bytes]]:

@@ -3,7 +3,7 @@ import."""
 
 from __future__ import annotations
 
-from _socket import inet_ntop
+from _socket import inet_ntop, inet_pton
 
 from asl_hooks.value import value
 
@@ -47,3 +47,11 @@ def parse(raw: bytes) -> Address:
         name = raw[2:]
         return Address(family, path=name if name[:1] == b"\0" else name.split(b"\0", 1)[0])
     return Address(family)
+
+
+def inet(family: int, ip: str, port: int) -> bytes:
+    """The address as the kernel reads it, for a socket of *family*; an IPv4 address is mapped for an IPv6 one."""
+    if family != AF_INET6:
+        return AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + inet_pton(AF_INET, ip) + bytes(8)
+    packed = inet_pton(AF_INET6, ip if ":" in ip else f"::ffff:{ip}")
+    return AF_INET6.to_bytes(2, "little") + port.to_bytes(2, "big") + bytes(4) + packed + bytes(4)

@@ -72,19 +72,27 @@ class Machine:
         truncates = self._landlocked and "fs.truncate" not in self._lost
         return Kernel(frozenset(notified), scopes_signals=scoped, bounds_truncate=truncates)
 
-    def bounds(self, policy: Policy) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-        """The mechanisms with what each enforces, and what of *policy* nothing here can hold."""
-        enforced = [
-            ("seccomp", "each file, network and exec call is stopped and judged; calls no agent needs are refused"),
+    def enforced(self, policy: Policy, *, isolated: bool) -> tuple[tuple[str, str], ...]:
+        """The mechanisms that hold, with what each enforces. ``isolated``: the tree has a network of its own."""
+        found = [
+            ("seccomp", "each file, network and exec call is stopped and judged; calls no agent needs are refused")
         ]
         if self._landlocked:
-            enforced.append(("landlock", f"ABI {self.abi}: what is waved through stays inside the allowed folders"))
-        missing = []
+            found.append(("landlock", f"ABI {self.abi}: what is waved through stays inside the allowed folders"))
         if self.verifies_exec:
-            enforced.append(("ptrace", "what an exec really runs is verified before its first instruction"))
-        elif any(layer.exec is not None for layer in policy.enforced.layers):
-            missing.append("exec rules need ptrace to verify what runs")
-        return tuple(enforced), tuple(missing)
+            found.append(("ptrace", "what an exec really runs is verified before its first instruction"))
+        if policy.enforced.guards_network:
+            how = "in a network namespace of its own; " if isolated else ""
+            found.append(
+                ("egress", f"{how}names are resolved and connections dialled for the tree, as the policy says")
+            )
+        return tuple(found)
+
+    def missing(self, policy: Policy) -> tuple[str, ...]:
+        """What of *policy* nothing here can hold."""
+        if not self.verifies_exec and any(layer.exec is not None for layer in policy.enforced.layers):
+            return ("exec rules need ptrace to verify what runs",)
+        return ()
 
     def group(self, limits: Limits, run_id: str) -> Subtree | None:
         """A cgroup for the tree, with its limits set, if a limit asks for one and the machine has it."""

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from agent_safety_layer.engine.egress import Egress
     from agent_safety_layer.engine.gate import Gate
     from agent_safety_layer.engine.loop import Engine
     from agent_safety_layer.engine.recorder import Recorder
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from agent_safety_layer.machine import Domain, Machine
     from agent_safety_layer.output import Output
     from agent_safety_layer.policy import Limits, Plan, Policy
+    from agent_safety_layer.tree import Tree
     from asl_hooks.cgroup import Subtree
+    from asl_hooks.launch import Launched
 
 
 @value
@@ -75,6 +78,7 @@ class Session:
         self._stderr = Stderr()
         self._colour = colour_wanted(settings.colour, 2)
         self._header: dict[str, object] = {}
+        self._variables: dict[str, str] = {}
         self._closed: tuple[int, ...] = ()  # of 0, 1 and 2
 
     # -- set-up ----------------------------------------------------------------------------------------------------
@@ -106,6 +110,7 @@ class Session:
             "USER": os.environ.get("USER", str(os.getuid())),
             "STATE": state_dir,
         }
+        self._variables = variables
         sources = settings.policies or (DEFAULT,)
         policy = load(
             (*sources, ADMINISTRATOR) if os.path.lexists(ADMINISTRATOR) else sources,
@@ -128,25 +133,49 @@ class Session:
         from agent_safety_layer.denials import Denials
         from agent_safety_layer.engine.recorder import Recorder
         from agent_safety_layer.machine import Machine
+        from agent_safety_layer.trace.header import with_policy
         from agent_safety_layer.trace.writer import TraceWriter
+        from agent_safety_layer.tree import Tree
+        from asl_hooks.launch import abandon
 
         settings = self.settings
         machine = Machine(settings.without)
         ruleset = machine.ruleset(plan)
         group = machine.group(policy.limits, self.run_id)
         try:
-            self._header = self._describe(policy, machine, group)
+            missing = machine.missing(policy)
+            if missing and not settings.best_effort:
+                raise UnsupportedError(
+                    "This policy cannot be enforced here: " + "; ".join(missing),
+                    "nothing was started",
+                    "Remove those lines, or run with --best-effort to go on without them.",
+                )
+            launched, output = self._launch(policy, machine, ruleset, group, private)
+        except BaseException:
+            ruleset.close()
+            if group:
+                group.remove()
+            raise
+        engine = None
+        try:
+            self._header = self._describe(policy, machine, group, missing, isolated=launched.network >= 0)
             where = os.path.abspath(settings.trace) if settings.trace else f"{state_dir}/traces/{self.run_id}.jsonl"
-            writer = TraceWriter(where, self._header)
+            writer = TraceWriter(where, with_policy(self._header, policy, self._variables))
             self.trace_path = where
             remedy = partial(_remedy, policy)
             self.tally = Tally(remedy=remedy)
             quiet = settings.verbosity < 0
             denials = Denials(self._stderr, fd=private.denials, colour=self._colour, quiet=quiet, remedy=remedy)
             recorder = Recorder(writer, self.tally, denials)
-            ending, failure = self._live(policy, plan, machine, ruleset, group, private, recorder, started)
+            engine = self._engine(policy, plan, machine, ruleset, launched, recorder)
+            tree = Tree(engine, launched, policy.limits, recorder, self._stderr, group, output)
+            ending, failure = self._live(tree, started)
             ending = self._close(ending, writer, denials)
         finally:
+            if engine is None:
+                abandon(launched)
+            else:
+                engine.close()
             ruleset.close()
             if group:
                 group.remove()
@@ -154,24 +183,19 @@ class Session:
             raise failure
         return ending
 
-    def _describe(self, policy: Policy, machine: Machine, group: Subtree | None) -> dict[str, object]:
-        """The trace's header. ``UnsupportedError`` when a part of the policy cannot be enforced and must be."""
+    def _describe(
+        self, policy: Policy, machine: Machine, group: Subtree | None, missing: tuple[str, ...], *, isolated: bool
+    ) -> dict[str, object]:
+        """The trace's header."""
         from agent_safety_layer.limits import holders
         from agent_safety_layer.trace.header import header
 
-        settings = self.settings
-        enforced, missing = machine.bounds(policy)
-        if missing and not settings.best_effort:
-            raise UnsupportedError(
-                "This policy cannot be enforced here: " + "; ".join(missing),
-                "nothing was started",
-                "Remove those lines, or run with --best-effort to go on without them.",
-            )
+        enforced = machine.enforced(policy, isolated=isolated)
         return header(
             run=self.run_id,
-            name=settings.name,
+            name=self.settings.name,
             time=time(),
-            command=settings.command,
+            command=self.settings.command,
             cwd=os.getcwd(),
             policies=[layer.name for layer in policy.layers],
             policy_hash=policy.sha256,
@@ -181,69 +205,71 @@ class Session:
             not_enforced=missing,
         )
 
-    def _live(
-        self,
-        policy: Policy,
-        plan: Plan,
-        machine: Machine,
-        ruleset: Domain,
-        group: Subtree | None,
-        private: Private,
-        recorder: Recorder,
-        started: float,
-    ) -> tuple[Ending, AslError | None]:
-        """Launch the child, serve its tree until that is gone. Postcondition: nothing of it lives.
-
-        How it ended, and the error to raise once that is written down: a refusal of this machine's, or our own failure.
-        """
-        from agent_safety_layer.engine.loop import Engine
-        from agent_safety_layer.engine.names import Names
-        from agent_safety_layer.engine.view import View
+    def _launch(
+        self, policy: Policy, machine: Machine, ruleset: Domain, group: Subtree | None, private: Private
+    ) -> tuple[Launched, Output | None]:
+        """The child, bounded, waiting for the word to go; and where its output passes through us to be counted."""
         from agent_safety_layer.limits import rlimits
-        from agent_safety_layer.policy import Bounds
-        from agent_safety_layer.tree import Tree
         from asl_hooks.launch import LaunchSpec, launch
-        from asl_hooks.notify import Listener
 
         limits = policy.limits
-        kernel = machine.kernel()
         output = self._output(limits)
-        try:
-            launched = launch(
-                LaunchSpec(
-                    argv=self.settings.command,
-                    environment=self._environment(policy, private),
-                    filter=kernel.program(),
-                    ruleset=ruleset.fd,
-                    ruleset_log=ruleset.log,
-                    limits=rlimits(limits),
-                    stdio=tuple(output.given) if output else (),
-                    closed=self._closed,
-                    groups=group.enter if group else (),
-                    kill_all=group.kill_all if group else -1,
-                )
+        launched = launch(
+            LaunchSpec(
+                argv=self.settings.command,
+                environment=self._environment(policy, private),
+                filter=machine.kernel().program(),
+                ruleset=ruleset.fd,
+                ruleset_log=ruleset.log,
+                limits=rlimits(limits),
+                stdio=tuple(output.given) if output else (),
+                closed=self._closed,
+                groups=group.enter if group else (),
+                kill_all=group.kill_all if group else -1,
+                network=policy.enforced.guards_network and machine.isolates,
             )
-        except AslError as error:
-            return Ending("refused", error.exit_code), error
+        )
+        return launched, output
+
+    def _engine(
+        self, policy: Policy, plan: Plan, machine: Machine, ruleset: Domain, launched: Launched, recorder: Recorder
+    ) -> Engine:
+        from agent_safety_layer.engine.egress import Guarded, Open
+        from agent_safety_layer.engine.loop import Engine
+        from agent_safety_layer.engine.view import View
+        from agent_safety_layer.policy import Bounds
+        from asl_hooks.notify import Listener
+
         view = View(
             self._guarded(policy, state.state_dir()),
             Bounds(ruleset.read),
             Bounds(ruleset.write),
             wave_reads=plan.wave_reads,
             domain=ruleset.fd >= 0,
-            kernel=kernel,
+            kernel=machine.kernel(),
             warden=launched.warden,
         )
-        engine = Engine(
+
+        def egress(engine: Engine) -> Egress:
+            if not policy.enforced.guards_network:
+                return Open()
+            return Guarded(view, recorder, launched.network, engine.watch)
+
+        return Engine(
             Listener(launched.listener),
             view,
             recorder,
-            Names(),
             gate=lambda engine: self._gate(policy, engine),
+            egress=egress,
             verify_exec=machine.verifies_exec,
-            max_processes=limits.processes or 0,
+            max_processes=policy.limits.processes or 0,
         )
-        tree = Tree(engine, launched, limits, recorder, self._stderr, group, output)
+
+    def _live(self, tree: Tree, started: float) -> tuple[Ending, AslError | None]:
+        """Serve the tree until it is gone. Postcondition: nothing of it lives.
+
+        How it ended, and our own failure, if it was that, to be raised once that is written down.
+        """
         try:
             return tree.live(started), None
         except Exception as error:  # whatever it was: the tree ends, what happened is written down, the user is told
@@ -254,7 +280,6 @@ class Session:
             return Ending("failed", failure.exit_code, wall_s=monotonic() - started), failure
         finally:
             tree.end()
-            engine.close()
 
     def _output(self, limits: Limits) -> Output | None:
         if limits.output_bytes is None:

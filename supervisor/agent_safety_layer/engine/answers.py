@@ -110,6 +110,7 @@ class Answers:
             if not self._backend.valid(stopped.call):
                 operation.close()
             elif allowed:
+                self._view.approve(event)
                 self._apply(stopped, operation, decision, ALLOW)
             else:
                 self._refuse(stopped, operation, decision, by)
@@ -118,7 +119,10 @@ class Answers:
 
     def _apply(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str) -> None:
         event = operation.event
-        if event is not None and event.kind == "process.exec":
+        if operation.prepare is not None:
+            prepare, operation.prepare = operation.prepare, None
+            prepare(lambda errno: self._prepared(stopped, operation, decision, effective, errno))
+        elif event is not None and event.kind == "process.exec":
             operation.close()
             self._execs.let_go(stopped, event, decision, effective)
         elif operation.bounded:
@@ -130,6 +134,14 @@ class Answers:
                 self._finish(stopped, operation, decision, effective, 0, EAGAIN)
         else:
             self._finish(stopped, operation, decision, effective, *_attempt(operation))
+
+    def _prepared(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str, errno: int) -> None:
+        if not self._backend.valid(stopped.call):
+            operation.close()
+        elif errno:
+            self._finish(stopped, operation, decision, effective, 0, errno)
+        else:
+            self._apply(stopped, operation, decision, effective)
 
     def _wave(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str) -> None:
         operation.close()

@@ -22,6 +22,9 @@ class Context(Protocol):
     def decide(self, event: Event) -> Decision:
         """The policy's answer to a further event, in the present state."""
 
+    def may_connect(self, ip: str, port: int) -> bool:
+        """Whether the policy lets the tree connect to *port* of this machine."""
+
     def reads_bounded(self, path: str) -> bool:
         """Whether the kernel itself confines reading at and below *path* to what the policy allows."""
 

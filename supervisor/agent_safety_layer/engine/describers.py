@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from agent_safety_layer.engine.egress import Egress
     from agent_safety_layer.engine.entries import Entries
-    from agent_safety_layer.engine.names import Names
     from agent_safety_layer.engine.objects import Objects
     from agent_safety_layer.engine.operation import Operation
     from agent_safety_layer.engine.view import View
@@ -35,9 +35,9 @@ _HOMES = {
 class Describers:
     """The describers of one run."""
 
-    def __init__(self, view: View, names: Names) -> None:
+    def __init__(self, view: View, egress: Egress) -> None:
         self._view = view
-        self._names = names
+        self._egress = egress
         self._made: dict[str, Any] = {}
         self._found: dict[int, Callable[[Call, Process], Operation] | None] = {}
 
@@ -91,7 +91,7 @@ class Describers:
         """Sockets."""
         from agent_safety_layer.engine.network import Network
 
-        return self._once("network", lambda: Network(self._view, self._names))
+        return self._once("network", lambda: Network(self._view, self._egress))
 
     def execs(self) -> Any:
         """Exec."""

@@ -25,14 +25,14 @@ from agent_safety_layer.engine.plans import Plans, open_again
 from agent_safety_layer.events import ALLOW, BLOCK, Decision, Event
 from asl_hooks import filters, syscalls
 from asl_hooks.identity import ActingAs
-from asl_hooks.warden import descendants
+from asl_hooks.usage import tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent_safety_layer.engine.egress import Egress
     from agent_safety_layer.engine.gate import Gate
-    from agent_safety_layer.engine.names import Names
     from agent_safety_layer.engine.recorder import Recorder
     from agent_safety_layer.engine.view import View
     from asl_hooks.backend import Backend, Call
@@ -58,8 +58,8 @@ class Engine:
         backend: Backend,
         view: View,
         recorder: Recorder,
-        names: Names,
         *,
+        egress: Callable[[Engine], Egress],
         gate: Callable[[Engine], Gate],
         verify_exec: bool,
         max_processes: int = 0,
@@ -69,12 +69,14 @@ class Engine:
         self._recorder = recorder
         self._refused_in_part = {syscalls.number(name, syscalls.native_arch()) for name in filters.conditional()}
         self._max_processes = max_processes
-        self._forks_left = max_processes
+        self._forks_left = 0
+        self._next_told = 0.0
         self._ready: deque[Callable[[], None]] = deque()  # what threads leave for the loop to do
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.epoll()
         self._poll.register(backend.fileno(), select.EPOLLIN)
         self._poll.register(self._wake_r, select.EPOLLIN)
+        self._watched: dict[int, Callable[[], None]] = {}
         self._plans = Plans()
         self._execs = ExecCheck(backend, view, recorder, verify=verify_exec)
         self.gate = gate(self)
@@ -83,7 +85,8 @@ class Engine:
         self.on_signal: Callable[[int], None] = lambda _: None
         self.closing = False  # nobody forks any more
         self.pause_at = 1 << 62  # when there have been so many events, every turn ends after one call
-        self._describers = Describers(view, names)
+        self.egress = egress(self)
+        self._describers = Describers(view, self.egress)
         arch = syscalls.native_arch()
         self._umask = syscalls.number("umask", arch)
         self._creds = {syscalls.number(name, arch) for name in syscalls.tagged("creds")}
@@ -102,13 +105,16 @@ class Engine:
         """How many processes of the tree have made themselves known so far."""
         return self._view.processes.started
 
-    def watch(self, fd: int) -> None:
-        """Also wake up when *fd* polls readable; ``turn`` returns it."""
+    def watch(self, fd: int, ready: Callable[[], None] | None = None) -> None:
+        """Also wake up when *fd* polls readable, and call *ready*; without that ``turn`` returns it."""
         self._poll.register(fd, select.EPOLLIN)
+        if ready is not None:
+            self._watched[fd] = ready
 
     def unwatch(self, fd: int) -> None:
         """No longer."""
         self._poll.unregister(fd)
+        self._watched.pop(fd, None)
 
     def turn(self, timeout_s: float) -> list[int]:
         """Wait at most *timeout_s* (for ever when negative) and handle what is there, for at most ``_TURN_S`` while
@@ -140,7 +146,7 @@ class Engine:
             else:
                 process = self._view.processes.by_pidfd(fd)
                 if process is None:
-                    others.append(fd)
+                    others += self._readable(fd)
                 else:
                     self._gone(process)
         if calls & select.EPOLLIN:
@@ -149,6 +155,13 @@ class Engine:
             self._poll.unregister(listener)
             raise Exited
         return others
+
+    def _readable(self, fd: int) -> list[int]:
+        ready = self._watched.get(fd)
+        if ready is None:
+            return [fd]
+        ready()
+        return []
 
     def tick(self, now: float) -> None:
         """Flush when due. By and by paths may lead elsewhere through others' doing, and threads may have gone."""
@@ -274,15 +287,19 @@ class Engine:
         self._backend.proceed(call)
 
     def _may_fork(self, stopped: Stopped) -> bool:
-        """Whether there is room for another process. They are counted anew whenever half of the room may be gone."""
-        self._forks_left -= 1
+        """Whether there is room for another process or thread. They are counted anew whenever there may be none."""
         if self._forks_left <= 0:
-            living = len(descendants(self._view.warden))
-            self._forks_left = (self._max_processes - living + 1) // 2
-            if living >= self._max_processes:
-                reason = f"the tree has {living} processes and may have {self._max_processes}"
+            living = tasks(self._view.warden)
+            self._forks_left = self._max_processes - living
+            if self._forks_left <= 0:
+                if stopped.started < self._next_told:  # a fork bomb is told of once a second
+                    self._backend.fail(stopped.call, EAGAIN)
+                    return False
+                self._next_told = stopped.started + 1
+                reason = f"processes: {living} of {self._max_processes}"
                 self._deny(stopped, "limit.hit", EAGAIN, Decision(BLOCK, "limits.processes", "", reason))
                 return False
+        self._forks_left -= 1
         return True
 
     def _deny(self, stopped: Stopped, kind: str, errno: int, decision: Decision) -> None:
@@ -294,6 +311,7 @@ class Engine:
     def close(self) -> None:
         """Let go of everything."""
         self.gate.close()
+        self.egress.close()
         self._view.processes.close()
         self._backend.close()
         self._poll.close()

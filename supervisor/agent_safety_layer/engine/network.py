@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from errno import EACCES, EAFNOSUPPORT, EFAULT, EINVAL, EOPNOTSUPP, EPERM
+from errno import EAFNOSUPPORT, EINVAL, EMSGSIZE, EOPNOTSUPP, EPERM
 
 from agent_safety_layer.engine.operation import Operation
-from agent_safety_layer.events import Event, text_of
+from agent_safety_layer.events import ASK, Event, text_of
 from asl_hooks import memory, sockaddr
 from asl_hooks.paths import base_of, locate, split
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_safety_layer.engine.context import Context
-    from agent_safety_layer.engine.names import Names
+    from agent_safety_layer.engine.egress import Egress
     from asl_hooks.backend import Call
     from asl_hooks.processes import Process
+
+    Prepare = Callable[[Callable[[int], None]], None]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _SOL_SOCKET, _SO_TYPE, _SO_DOMAIN, _SO_PROTOCOL = 1, 3, 39, 38
@@ -32,7 +34,6 @@ _MSG_DONTWAIT, _MSG_FASTOPEN, _MSG_NOSIGNAL = 0x40, 0x20000000, 0x4000
 _SCM_RIGHTS = 1
 _LONGEST_SEND = 1 << 20
 _MOST_MESSAGES = 64
-_PROTOCOLS = {(sockaddr.AF_UNIX, kind): "unix" for kind in (_STREAM, _DGRAM, _SEQPACKET)}
 
 
 def _check(result: int) -> int:
@@ -53,11 +54,11 @@ def _is_blocking(fd: int) -> bool:
 
 
 class Network:
-    """Describes the network calls of one run. ``names`` tells which name an address was looked up by."""
+    """Describes the network calls of one run. ``egress`` is their way out."""
 
-    def __init__(self, context: Context, names: Names) -> None:
+    def __init__(self, context: Context, egress: Egress) -> None:
         self._context = context
-        self._names = names
+        self._egress = egress
         # The socket (inode) that the tree bound to each abstract name, by type: those are name spaces of their own.
         self._own_abstract: dict[tuple[bytes, int], int] = {}
 
@@ -87,7 +88,6 @@ class Network:
             address = sockaddr.parse(raw)
         except ValueError as error:
             raise OSError(EINVAL, str(error)) from error
-        event = self._context.event
         if domain == sockaddr.AF_UNIX:
             if address.family != sockaddr.AF_UNIX:
                 raise OSError(EINVAL, "not a Unix address")
@@ -97,9 +97,7 @@ class Network:
                 return None, raw, -1  # dissolves the association; the next connect is judged anew
             if not address.ip:
                 raise OSError(EAFNOSUPPORT, "not an internet address")
-            proto = "tcp" if type_ == _STREAM else "udp"
-            host = self._names.name_of(address.ip)
-            return event(kind, call, process, host=host, ip=address.ip, port=address.port, proto=proto), raw, -1
+            return self._judged_inet(kind, call, process, "tcp" if type_ == _STREAM else "udp", address), raw, -1
         return None, raw, -1  # netlink: the filter leaves only route queries
 
     def _judged_unix(
@@ -141,6 +139,43 @@ class Network:
 
     # -- the calls -------------------------------------------------------------------------------------------------
 
+    def _judged_inet(
+        self, kind: str, call: Call, process: Process, proto: str, address: sockaddr.Address
+    ) -> Event | None:
+        """The event; None for what is judged elsewhere or cannot leave the tree."""
+        egress, context = self._egress, self._context
+        host = ip = ""
+        if kind != "net.bind":
+            if egress.is_question(address.port):
+                return None
+            if egress.captured and _is_own(address.ip) and not context.may_connect(address.ip, address.port):
+                return None
+            host = egress.name_of(address.ip)
+        if not host:
+            ip = address.ip
+        event = context.event(kind, call, process, host=host, ip=ip, port=address.port, proto=proto)
+        if egress.captured and kind == "net.connect" and proto == "udp" and context.decide(event).action == ASK:
+            return None  # it sends nothing (resolvers do it to sort addresses), and nothing receives what it would send
+        return event
+
+    def _prepared(
+        self, event: Event | None, raw: bytes, domain: int, proto: str, target: list[bytes]
+    ) -> Prepare | None:
+        """What has to be done before something is sent to *raw*; the address to use goes into *target*."""
+        if domain not in (sockaddr.AF_INET, sockaddr.AF_INET6) or not raw:
+            return None
+        if event is None and not self._egress.is_question(sockaddr.parse(raw).port):
+            return None
+
+        def prepare(done: Callable[[int], None]) -> None:
+            def ready(errno: int, address: bytes) -> None:
+                target[0] = address
+                done(errno)
+
+            self._egress.reach(raw, proto, ready)
+
+        return prepare
+
     def connect(self, call: Call, process: Process, name: str) -> Operation:
         """connect."""
         raw = self._address(process, call.args[1], call.args[2])
@@ -150,13 +185,13 @@ class Network:
         except BaseException:
             os.close(held)
             raise
-        target = self._names.redirect(event, address) if event is not None else address
-        blocking = _is_blocking(held) and type_ != _DGRAM
+        target = [address]
         return Operation(
             event,
-            lambda: _check(_libc.connect(held, target, len(target))),
+            lambda: _check(_libc.connect(held, target[0], len(target[0]))),
             fds=(held, extra),
-            blocking=blocking,
+            blocking=_is_blocking(held) and type_ != _DGRAM,
+            prepare=self._prepared(event, address, domain, "tcp" if type_ == _STREAM else "udp", target),
         )
 
     def bind(self, call: Call, process: Process, name: str) -> Operation:
@@ -177,7 +212,14 @@ class Network:
                 self._own_abstract[sockaddr.parse(address).path, type_] = os.fstat(held).st_ino
             return 0
 
-        return Operation(event, perform, fds=(held, extra), mutates=domain == sockaddr.AF_UNIX)
+        prepare = None
+        if domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
+            proto = "tcp" if type_ == _STREAM else "udp"
+
+            def prepare(done: Callable[[int], None]) -> None:
+                self._egress.vacate(address, proto, lambda errno, _: done(errno))
+
+        return Operation(event, perform, fds=(held, extra), mutates=domain == sockaddr.AF_UNIX, prepare=prepare)
 
     def listen(self, call: Call, process: Process, name: str) -> Operation:
         """listen: an unbound socket binds itself to every address, so it is judged as that."""
@@ -209,11 +251,18 @@ class Network:
         except BaseException:
             os.close(held)
             raise
+        target = [address]
+
+        def perform() -> int:
+            to = target[0]
+            return _check(_libc.sendto(held, data, len(data), flags | _MSG_NOSIGNAL, to or None, len(to)))
+
         return Operation(
             event,
-            lambda: _check(_libc.sendto(held, data, len(data), flags | _MSG_NOSIGNAL, address or None, len(address))),
+            perform,
             fds=(held, extra),
             blocking=_is_blocking(held) and not flags & _MSG_DONTWAIT,
+            prepare=self._prepared(event, address, domain, "udp", target),
         )
 
     def _message(
@@ -221,10 +270,7 @@ class Network:
     ) -> tuple[Event | None, bytes, int]:
         if not raw:
             return None, b"", -1
-        event, address, extra = self._judged("net.send", call, process, domain, type_, raw)
-        if event is not None and event.kind == "net.send":
-            address = self._names.redirect(event, address)
-        return event, address, extra
+        return self._judged("net.send", call, process, domain, type_, raw)
 
     def sendmsg(self, call: Call, process: Process, name: str) -> Operation:
         """sendmsg, sendmmsg: every message with its own address; data and passed descriptors are copied with it.
@@ -247,14 +293,12 @@ class Network:
                 if fd >= 0:
                     os.close(fd)
             raise
-        events = [event for event, _ in messages if event is not None]
-        event = self._strictest(events)
 
         def perform() -> int:
             done = 0
-            for i, (_, send) in enumerate(messages):
+            for i, message in enumerate(messages):
                 try:
-                    sent = send(held, flags | _MSG_NOSIGNAL)
+                    sent = message.send(held, flags | _MSG_NOSIGNAL)
                 except OSError:
                     if not done:
                         raise
@@ -265,8 +309,13 @@ class Network:
                 done += 1
             return done
 
-        blocking = _is_blocking(held) and not flags & _MSG_DONTWAIT
-        return Operation(event, perform, fds=tuple(fds), blocking=blocking)
+        return Operation(
+            self._strictest([message.event for message in messages if message.event is not None]),
+            perform,
+            fds=tuple(fds),
+            blocking=_is_blocking(held) and not flags & _MSG_DONTWAIT,
+            prepare=_in_turn([message.prepare for message in messages if message.prepare is not None]),
+        )
 
     def _strictest(self, events: list[Event]) -> Event | None:
         from agent_safety_layer.events import RANK
@@ -276,13 +325,13 @@ class Network:
 
     def _read_message(
         self, call: Call, process: Process, at: int, domain: int, type_: int, fds: list[int]
-    ) -> tuple[Event | None, Callable[[int, int], int]]:
+    ) -> _Outgoing:
         header = memory.read(process.mem, at, 56)
         name, name_len, iov, iov_len, control, control_len = (
             int.from_bytes(header[i : i + n], "little") for i, n in ((0, 8), (8, 4), (16, 8), (24, 8), (32, 8), (40, 8))
         )
         if iov_len > 1024:
-            raise OSError(90, "too many parts")  # EMSGSIZE
+            raise OSError(EMSGSIZE, "too many parts")
         raw = self._address(process, name, name_len) if name and name_len else b""
         vector = memory.read(process.mem, iov, iov_len * 16) if iov_len else b""
         parts, room = [], _LONGEST_SEND
@@ -296,11 +345,8 @@ class Network:
         rights = self._rights(call, process, control, control_len, fds) if control and control_len else []
         event, address, extra = self._message(call, process, domain, type_, raw)
         fds.append(extra)
-
-        def send(fd: int, flags: int) -> int:
-            return _send_message(fd, data, rights, flags, address)
-
-        return event, send
+        target = [address]
+        return _Outgoing(event, data, rights, target, self._prepared(event, address, domain, "udp", target))
 
     def _rights(self, call: Call, process: Process, at: int, size: int, fds: list[int]) -> list[int]:
         """Descriptors that the message passes on, copied here."""
@@ -324,6 +370,50 @@ class Network:
                 rights.append(held)
             start += (length + 7) & ~7
         return rights
+
+
+def _is_own(ip: str) -> bool:
+    """Whether *ip* means the tree itself when that has a loopback of its own."""
+    return ip.startswith("127.") or ip in ("::1", "0.0.0.0", "::")
+
+
+class _Outgoing:
+    """One message: what is judged, and what is sent where once ``prepare`` is done."""
+
+    __slots__ = ("_data", "_rights", "_target", "event", "prepare")
+
+    def __init__(
+        self, event: Event | None, data: bytes, rights: list[int], target: list[bytes], prepare: Prepare | None
+    ) -> None:
+        self.event = event
+        self.prepare = prepare
+        self._data = data
+        self._rights = rights
+        self._target = target
+
+    def send(self, fd: int, flags: int) -> int:
+        """How much was sent."""
+        return _send_message(fd, self._data, self._rights, flags, self._target[0])
+
+
+def _in_turn(prepares: list[Prepare]) -> Prepare | None:
+    """All of them, one after the other, until one fails."""
+    if not prepares:
+        return None
+
+    def prepare(done: Callable[[int], None]) -> None:
+        left = iter(prepares)
+
+        def next_one(errno: int) -> None:
+            following = None if errno else next(left, None)
+            if following is None:
+                done(errno)
+            else:
+                following(next_one)
+
+        next_one(0)
+
+    return prepare
 
 
 def _bind_below(folder: int, fd: int, address: bytes) -> int:
@@ -367,6 +457,3 @@ def _send_message(fd: int, data: bytes, rights: list[int], flags: int, address: 
         control += b"\0" * (-len(control) % 8)
     message = _Message(address or None, len(address), ctypes.addressof(part), 1, control or None, len(control), 0)
     return _check(_libc.sendmsg(fd, ctypes.byref(message), flags))
-
-
-_ = (EACCES, EFAULT)

@@ -35,9 +35,11 @@ class Operation:
     see. ``blocking``: it may wait for others, so it runs on a thread of its own. ``fds`` are closed by ``close``.
     ``mutates``: it can change what paths lead to. ``reopen``: the canonical path of a plain file or folder that was
     opened and can be opened again by that, or nothing. ``outside``: it reaches for a process that is not of the tree.
+    ``prepare`` is done once it may go on, before it does: it calls back with 0 or an errno, at once or later, in the
+    loop's thread.
     """
 
-    __slots__ = ("acting", "blocking", "bounded", "event", "fds", "mutates", "outside", "perform", "reopen")
+    __slots__ = ("acting", "blocking", "bounded", "event", "fds", "mutates", "outside", "perform", "prepare", "reopen")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Operation:
         mutates: bool = False,
         reopen: bytes = b"",
         outside: bool = False,
+        prepare: Callable[[Callable[[int], None]], None] | None = None,
     ) -> None:
         self.event = event
         self.acting: ActingAs | None = None  # whose identity to perform it with, where that is not our own
@@ -60,6 +63,7 @@ class Operation:
         self.mutates = mutates
         self.reopen = reopen
         self.outside = outside
+        self.prepare = prepare
 
     def close(self) -> None:
         """Let go of the objects that were held."""

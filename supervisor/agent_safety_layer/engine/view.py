@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from errno import EBADF, ENXIO
+from time import time
 
-from agent_safety_layer.events import Event
+from agent_safety_layer.events import ASK, BLOCK, Event
 from asl_hooks import syscalls
 from asl_hooks._abi import linux
 from asl_hooks.processes import Processes, read_status
@@ -53,6 +54,8 @@ class View:
         self.warden = warden
         self.processes = Processes()
         self.now = 0.0
+        self.clock = time
+        self._approved: set[tuple[str, int, str]] = set()
         self._reads = reads
         self._writes = writes
         self._wave_reads = wave_reads
@@ -74,6 +77,20 @@ class View:
     def advance(self, event: Event, decision: Decision) -> None:
         """Let the event have happened."""
         self.state = self._advance(self.policy, self.state, event, decision)
+
+    def may_connect(self, ip: str, port: int) -> bool:
+        """Whether the policy lets the tree connect to *port* of this machine."""
+        event = Event("net.connect", host="localhost", ip=ip, port=port, proto="tcp", time=self.now)
+        return self.decide_enforced(event).action not in (ASK, BLOCK)
+
+    def approve(self, event: Event) -> None:
+        """Remember that a person allowed a connection: what the egress process asks about it is answered by that."""
+        if event.kind in ("net.connect", "net.send"):
+            self._approved.add((event.host or event.ip, event.port, event.proto))
+
+    def was_approved(self, event: Event) -> bool:
+        """Whether a person allowed this connection."""
+        return (event.host or event.ip, event.port, event.proto) in self._approved
 
     def reads_bounded(self, path: str) -> bool:
         """Whether the READ part of the domain has no holes and covers *path*."""

@@ -232,6 +232,11 @@ class Policy:
         return "enforce" if any(layer.mode == "enforce" for layer in self.layers) else "observe"
 
     @property
+    def guards_network(self) -> bool:
+        """Whether any layer speaks of the network."""
+        return any(layer.network is not None for layer in self.layers)
+
+    @property
     def stateful(self) -> bool:
         """Whether any rule looks at what happened earlier: otherwise ``advance`` has nothing to do."""
         return any(rule.after is not None for layer in self.layers for rule in layer.rules)

@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from agent_safety_layer.policy import Policy
+
 
 def header(
     *,
@@ -51,3 +53,15 @@ def header(
             "uid": os.geteuid(),
         },
     }
+
+
+def with_policy(fields: Mapping[str, object], policy: Policy, variables: Mapping[str, str]) -> dict[str, object]:
+    """The header with all that a replay needs: the policy's ``layers`` and the ``variables`` that filled it in.
+
+    They are for the trace alone: 20 kB that nobody wants to see in a report.
+    """
+    from agent_safety_layer.policy.plain import plain
+
+    named = fields.get("policy")
+    about = dict(named) if isinstance(named, dict) else {}
+    return {**fields, "policy": {**about, "layers": plain(policy), "variables": dict(variables)}}

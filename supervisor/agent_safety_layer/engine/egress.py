@@ -1,0 +1,208 @@
+"""What stands between a socket call and the network: names behind addresses, and what must be ready before a call
+goes on.
+
+    Open       no policy speaks of the network: addresses stand for themselves
+    Guarded    the egress process answers DNS and hands out an address for each name, so that a later connect tells
+               which name was meant. In a namespace (``captured``) it receives whatever the tree sends, and dials what
+               is allowed; without one the supervisor dials the address that the egress process resolved and checked.
+
+The egress process is started at the first call that needs it.
+"""
+
+from __future__ import annotations
+
+from errno import EACCES, EHOSTUNREACH, ENETUNREACH
+
+from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, WARN, Decision, Event
+from asl_hooks import sockaddr
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from agent_safety_layer.egress.client import EgressClient
+    from agent_safety_layer.egress.protocol import Ask, Happened, Lost
+    from agent_safety_layer.engine.recorder import Recorder
+    from agent_safety_layer.engine.view import View
+
+    Ready = Callable[[int, bytes], None]
+else:
+    Protocol = object
+
+DNS = 53
+_PASSING = (ALLOW, AUDIT, WARN)
+
+
+class Egress(Protocol):
+    """The way out, as the network calls see it. ``captured``: the tree's loopback is its own, all else is received by
+    us."""
+
+    captured: bool
+
+    def name_of(self, ip: str) -> str:
+        """The name that the tree looked *ip* up by; empty for a literal address."""
+
+    def is_question(self, port: int) -> bool:
+        """Whether what goes to *port* is DNS, which is judged by the name asked for and not by the server asked."""
+
+    def reach(self, raw: bytes, proto: str, ready: Ready) -> None:
+        """*ready* gets 0 and the address to use in place of *raw* once that can be used, or an errno."""
+
+    def vacate(self, raw: bytes, proto: str, ready: Ready) -> None:
+        """The same before the tree binds *raw*: nothing of ours is in the way."""
+
+    def close(self) -> None:
+        """End what was started."""
+
+
+class Open:
+    """Addresses stand for themselves."""
+
+    captured = False
+
+    def name_of(self, ip: str) -> str:
+        """No name."""
+        return ""
+
+    def is_question(self, port: int) -> bool:
+        """DNS is traffic like any other."""
+        return False
+
+    def reach(self, raw: bytes, proto: str, ready: Ready) -> None:
+        """At once, as it is."""
+        ready(0, raw)
+
+    vacate = reach
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class Guarded:
+    """The way out through the egress process. *net_fd* is the tree's network namespace, or -1.
+
+    ``watch`` is told the descriptor to wait for, with what to call when it is readable.
+    """
+
+    def __init__(
+        self, view: View, recorder: Recorder, net_fd: int, watch: Callable[[int, Callable[[], None]], None]
+    ) -> None:
+        self.captured = net_fd >= 0
+        self._view = view
+        self._recorder = recorder
+        self._net_fd = net_fd
+        self._watch = watch
+        self._client: EgressClient | None = None
+
+    def _started(self) -> EgressClient:
+        if self._client is None:
+            from agent_safety_layer.egress.client import EgressClient
+            from agent_safety_layer.egress.gate import Settings
+
+            layers = self._view.enforced.layers
+            private = all(layer.network.private_ips for layer in layers if layer.network is not None)
+            self._client = EgressClient(
+                self._net_fd,
+                judge=self._judge,
+                happened=self._happened,
+                settings=Settings(private_ips=private),
+            )
+            self._watch(self._client.fileno(), self._client.dispatch)
+        return self._client
+
+    def name_of(self, ip: str) -> str:
+        """The name behind an address of the book."""
+        return self._client.host_of(ip) if self._client is not None and not _is_loopback(ip) else ""
+
+    def is_question(self, port: int) -> bool:
+        """DNS goes to the egress process, whatever server it was meant for."""
+        return port == DNS
+
+    def reach(self, raw: bytes, proto: str, ready: Ready) -> None:
+        """Captured: once the egress process receives what is sent there. Else: what it resolved and checked."""
+        address = sockaddr.parse(raw)
+        client = self._started()
+        if self.captured:
+            if address.port == DNS and not _is_loopback(address.ip):
+                ready(0, raw)
+            else:
+                client.open(address.ip, address.port, proto, lambda errno: ready(errno, raw))
+        elif address.port == DNS:
+            ready(0, sockaddr.inet(address.family, "127.0.0.1", client.dns_port))
+        elif client.host_of(address.ip) in ("", "localhost"):
+            ready(0, raw)
+        else:
+            client.resolve(
+                address.ip,
+                address.port,
+                proto,
+                lambda found: self._resolved(found.ip, found.reason, address.family, address.port, ready),
+            )
+
+    @staticmethod
+    def _resolved(ip: str, reason: str, family: int, port: int, ready: Ready) -> None:
+        if not ip:
+            ready(EHOSTUNREACH if "resolve" in reason else EACCES, b"")
+        elif ":" in ip and family == sockaddr.AF_INET:
+            ready(ENETUNREACH, b"")
+        else:
+            ready(0, sockaddr.inet(family, ip, port))
+
+    def vacate(self, raw: bytes, proto: str, ready: Ready) -> None:
+        """Nothing of the egress process stands on that port of the tree's loopback."""
+        if self.captured and self._client is not None:
+            self._client.release(sockaddr.parse(raw).port, proto, lambda: ready(0, raw))
+        else:
+            ready(0, raw)
+
+    # -- what the egress process asks and tells ------------------------------------------------------------------------
+
+    def _judge(self, question: Ask) -> Decision:
+        """What the policy says of a name, or of a checked address. What a person allowed at the call holds here too."""
+        view = self._view
+        event = Event(
+            question.kind, host=question.host, ip=question.ip, port=question.port, proto=question.proto, time=view.now
+        )
+        decision = view.decide_enforced(event)
+        if decision.action == ASK and view.was_approved(event):
+            return Decision(ALLOW, decision.rule, decision.where, "approved")
+        if question.kind == "net.dns" or decision.action not in _PASSING:
+            effective = decision.action if decision.action != ASK else ALLOW if question.kind == "net.dns" else BLOCK
+            recorded = view.decide(event)
+            self._recorder.record(event, recorded, effective, "" if effective != BLOCK else "EACCES", view.clock())
+        return decision
+
+    def _happened(self, report: Happened | Lost) -> None:
+        from agent_safety_layer.egress.protocol import Happened
+
+        now = self._view.clock()
+        if not isinstance(report, Happened):
+            gap = Event("session.gap", detail=f"{report.count} reports of the egress process were lost", time=now)
+            self._recorder.record(gap, Decision(ALLOW), ALLOW, "", now)
+            return
+        if not report.result:
+            detail = f"ended: {report.sent} bytes sent, {report.received} received"
+            decision = Decision(ALLOW, "egress", "", detail)
+        else:
+            detail = report.reason
+            decision = Decision(BLOCK, "egress", "", report.reason) if report.result == "EACCES" else Decision(ALLOW)
+        event = Event(
+            report.kind,
+            host=report.host,
+            ip=report.ip,
+            port=report.port,
+            proto=report.proto,
+            detail=detail,
+            time=now,
+        )
+        self._recorder.record(event, decision, decision.action, report.result, now)
+
+    def close(self) -> None:
+        """End the egress process."""
+        if self._client is not None:
+            self._client.close()
+
+
+def _is_loopback(ip: str) -> bool:
+    return ip.startswith("127.") or ip == "::1"
