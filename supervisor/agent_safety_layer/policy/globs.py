@@ -12,7 +12,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Generic, TypeVar
+    from typing import Any, Generic, TypeVar
 
     T = TypeVar("T")
     # One atom of a chunk: a character, None for "?", or (negated, ranges) for a class.
@@ -30,6 +30,7 @@ else:
     T = None
 
 BRACE_LIMIT = 512
+_EMPTY: Any = {}  # never changed
 _META = frozenset("*?[\\")
 _SPECIAL = frozenset("*?[]{}\\")
 
@@ -245,14 +246,15 @@ class Node(Generic[T]):
     __slots__ = ("deep", "globs", "heads", "items", "leaf", "loops", "names", "tails")
 
     def __init__(self, loops: bool = False) -> None:
-        self.names: dict[str, Node[T]] = {}
-        self.heads: dict[int, dict[str, Globs[T]]] = {}
-        self.tails: dict[int, dict[str, Globs[T]]] = {}
-        self.globs: Globs[T] = {}
+        # Most nodes have one child or none, so what is empty is shared, and made when something is put into it.
+        self.names: dict[str, Node[T]] = _EMPTY
+        self.heads: dict[int, dict[str, Globs[T]]] = _EMPTY
+        self.tails: dict[int, dict[str, Globs[T]]] = _EMPTY
+        self.globs: Globs[T] = _EMPTY
         self.deep: Node[T] | None = None
         self.loops = loops
         self.leaf = True
-        self.items: list[T] = []
+        self.items: tuple[T, ...] = ()
 
     def child(self, part: str | Wildcard | None) -> Node[T]:
         """The node below for one part of a pattern, made when it is new."""
@@ -264,15 +266,23 @@ class Node(Generic[T]):
         if isinstance(part, str):
             node = self.names.get(part)
             if node is None:
+                if self.names is _EMPTY:
+                    self.names = {}
                 node = self.names[part] = Node()
             return node
         return self._globs(part.chunks[0], part.chunks[-1]).setdefault(part.text, (part, Node()))[1]
 
     def _globs(self, first: Chunk, last: Chunk) -> Globs[T]:
         if first and isinstance(first, str):
+            if self.heads is _EMPTY:
+                self.heads = {}
             return self.heads.setdefault(len(first), {}).setdefault(first, {})
         if last and isinstance(last, str):
+            if self.tails is _EMPTY:
+                self.tails = {}
             return self.tails.setdefault(len(last), {}).setdefault(last, {})
+        if self.globs is _EMPTY:
+            self.globs = {}
         return self.globs
 
     def step(self, name: str) -> list[Node[T]]:
@@ -336,7 +346,7 @@ class PathIndex(Generic[T]):
                     if below is None:
                         below = node.child(name)
                     node = below
-        node.items.append(item)
+        node.items += (item,)
 
     def find(self, path: str) -> list[T]:
         """What is attached to the patterns that match the absolute, canonical *path* or a folder above it."""

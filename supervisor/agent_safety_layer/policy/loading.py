@@ -11,6 +11,7 @@ import os
 from agent_safety_layer.errors import PolicyError
 from agent_safety_layer.policy import draft as drafts
 from agent_safety_layer.policy.draft import Draft
+from agent_safety_layer.policy.globs import escape
 from agent_safety_layer.policy.model import (
     Address,
     After,
@@ -101,6 +102,7 @@ class _Loader:
         self.paths = Paths(variables)
         self.cache = cache
         self.sources: dict[str, str] = {}
+        self.own: list[str] = []  # the files that the policy is made of
         self.known: dict[str, Draft] = {}
         self.open: list[str] = []
 
@@ -134,6 +136,8 @@ class _Loader:
                     self.wrong(str(error), at, "extends")
                 return self.known.setdefault(real, Draft())
             self.sources[shown] = digest
+            if source not in _BUILT_IN:
+                self.own += [real, os.path.abspath(path)]
             self.open.append(real)
             self.known[real] = self._joined(draft, path, shown)
             self.open.pop()
@@ -178,7 +182,7 @@ class _Loader:
             flags = Reader("", self.mistakes).read(_node(extra))
             flags.join(first)
             named = [(name, flags), *named[1:]]
-        layers = tuple(self.layer(name, draft) for name, draft in named)
+        layers = _guarded(tuple(self.layer(name, draft) for name, draft in named), self.own)
         if self.mistakes:
             from agent_safety_layer.policy.reader import PolicyMistakes
 
@@ -281,6 +285,18 @@ class _Loader:
     def wrong(self, message: str, at: tuple[str, int], key: str, remedy: str = "") -> None:
         """Note a mistake at a file and line."""
         self.mistakes.append(PolicyError(message, file=at[0], line=at[1], key=key, remedy=remedy))
+
+
+def _guarded(layers: tuple[Layer, ...], own: list[str]) -> tuple[Layer, ...]:
+    """The layers with the policy's own files protected, lest a run loosens the next. Where no layer has an opinion
+    about files, that would be the only one: then there is nothing that it could keep up.
+    """
+    for position, layer in enumerate(layers):
+        if layer.files is not None and own:
+            entry = Entry("the policy of this run", "built-in", tuple(dict.fromkeys(map(escape, own))))
+            files = replace(layer.files, protect=(*layer.files.protect, entry))
+            return (*layers[:position], replace(layer, files=files), *layers[position + 1 :])
+    return layers
 
 
 def _host(item: Item) -> Host:

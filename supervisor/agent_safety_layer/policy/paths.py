@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 from errno import EINVAL
 
+from agent_safety_layer import errors
 from agent_safety_layer.policy.globs import Wildcard, escape, expand_braces, has_meta
+from asl_hooks import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     Choice: TypeAlias = tuple[Parts, Parts]
 
 LINK_LIMIT = 40  # as the kernel's MAXSYMLINKS
-VARIABLES = ("WORKSPACE", "HOME", "HOMES", "OTHERS", "TMP", "USER", "STATE", "CWD")
+VARIABLES = ("WORKSPACE", "HOME", "HOMES", "OTHERS", "PROGRAM", "TMP", "USER", "STATE", "CWD")
+_PROGRAM = tuple(os.path.dirname(os.path.realpath(str(part.__file__))) for part in (errors, value))
 _MARK = "\1"  # stands around the names of variables while a pattern is taken apart
 
 
@@ -90,7 +93,8 @@ class Paths:
     """Fills in variables and resolves links, remembering what it has looked up. ``variables`` holds absolute paths.
 
     ``${HOMES}`` stands for the home folders in which the run takes place: ``~`` and the one that the working directory
-    is in. ``${OTHERS}`` stands for all other ones, where those are open to the run: to root.
+    is in. ``${OTHERS}`` stands for all other ones, where those are open to the run: to root. ``${PROGRAM}`` stands for
+    the folders that this program itself runs from.
 
     A link that lies in a folder that the supervised program may have written (the working directory, the private tmp)
     is not followed for entries that *allow* something: an earlier run could have planted it.
@@ -103,7 +107,7 @@ class Paths:
         defaults = {"WORKSPACE": home, "CWD": workspace, "TMP": "/tmp", "USER": "", "STATE": f"{home}/.local/state/asl"}
         self._values = {**defaults, **given}  # without the slash at the end: the root folder is empty
         homes = _homes(home, workspace)
-        self._several = {"HOMES": homes, "OTHERS": _others(homes)}
+        self._several = {"HOMES": homes, "OTHERS": _others(homes), "PROGRAM": _PROGRAM}
         self._seen: dict[tuple[str, bool], str] = {}
         self._absent: set[str] = set()
         self._theirs = (f"{self._values['WORKSPACE']}/", f"{self._values['TMP']}/")

@@ -22,14 +22,12 @@ def remedy(policy: Policy, event: Event, decision: Decision) -> str:
     """
     if decision.action not in (ASK, BLOCK):
         return ""
+    if decision.where in ("", "built-in"):
+        return ""
     section, _, name = decision.rule.partition(".")
     known = {"files": _path, "network": _destination, "exec": _command}.get(section)
     if known is None or not name:
-        if decision.where == "built-in" or not decision.where:
-            return ""
         return f"change the rule '{decision.rule}' ({decision.where})"
-    if name == "metadata":
-        return ""
     entry = _entry(policy, decision)
     if entry is not None:
         return _take_away(entry, decision)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent_safety_layer.errors import PolicyError
-from agent_safety_layer.policy import ADMINISTRATOR, PolicyMistakes, load, load_text
+from agent_safety_layer.events import ALLOW, BLOCK, Event
+from agent_safety_layer.policy import ADMINISTRATOR, PolicyMistakes, State, decide, load, load_text
 from agent_safety_layer.policy.model import Files, Layer, Limits, Network, Policy
 
 HERE = {"WORKSPACE": "/home/u/work", "HOME": "/home/u", "TMP": "/tmp/run", "USER": "u"}
@@ -384,3 +385,20 @@ def test_equal_policies_have_equal_hashes() -> None:
     one, two = (load(["workspace"], variables=HERE) for _ in range(2))
     assert one.sha256 == two.sha256
     assert one.sha256 != load(["strict"], variables=HERE).sha256
+
+
+def test_a_run_cannot_change_the_policy_that_it_runs_under(tmp_path: Path) -> None:
+    write(
+        tmp_path, base="files: {block: [/x]}", mine="extends: base.yaml\nfiles: {read: ['/'], write: ['${WORKSPACE}']}"
+    )
+    (tmp_path / "link.yaml").symlink_to("mine.yaml")
+    base = os.path.realpath(tmp_path)
+    policy = load([f"{base}/link.yaml"], variables={"HOME": "/home/u", "WORKSPACE": base})
+    for name in ("link.yaml", "mine.yaml", "base.yaml"):
+        decision = decide(policy, State(), Event("file.write", path=f"{base}/{name}"))
+        assert (decision.action, decision.where) == (BLOCK, "built-in")
+        assert "the policy of this run" in decision.reason
+        assert decide(policy, State(), Event("file.read", path=f"{base}/{name}")).action == ALLOW
+    assert decide(policy, State(), Event("file.write", path=f"{base}/other.yaml")).action == ALLOW
+    write(tmp_path, open="network: {allow: []}")
+    assert load([f"{base}/open.yaml"], variables=HERE).layers[0].files is None

@@ -225,3 +225,10 @@ def test_the_default_profile_is_bounded_in_a_clean_working_directory(tmp_path: P
     assert not any(path.startswith(str(home / ".ssh")) for path in found.read)
     (work / "src" / ".env").write_text("KEY=1")
     assert not plan(load(variables=variables), System()).wave_reads
+
+
+def test_a_program_installed_in_the_working_directory_is_out_of_reach() -> None:
+    source = Path(profile_path("workspace")).resolve()
+    policy = load(variables={**HERE, "WORKSPACE": str(source.parents[4])})
+    assert decide(policy, State(), file("write", str(source))).action == BLOCK
+    assert decide(policy, State(), file("write", str(source.parents[4] / "other.py"))).action == ALLOW
