@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     Item: TypeAlias = tuple[str, str, Any]
 
 SIZE_LIMIT = 1 << 20
-_FORMAT = b"asl-draft-1\0"  # part of what names a cached draft: change it when a draft's shape or meaning changes
+# What a draft depends on besides its document. When these files change, what was cached before is another draft's.
+_READERS = ("draft", "reader", "rules", "yaml", "paths", "hosts", "commands", "globs", "quantities")
 
 
 class Draft:
@@ -74,7 +75,7 @@ def parse(raw: bytes, *, shown: str, cache: str | None, mistakes: list[PolicyErr
 
     Sound drafts are kept in the folder *cache*, and taken from there.
     """
-    kept = f"{cache}/policy-{sha256(_FORMAT + shown.encode() + bytes(1) + raw)}" if cache else ""
+    kept = f"{cache}/policy-{sha256(_stamp() + shown.encode() + bytes(1) + raw)}" if cache else ""
     draft = _cached(kept) if kept else None
     if draft is None:
         from agent_safety_layer.policy.reader import Reader
@@ -85,6 +86,13 @@ def parse(raw: bytes, *, shown: str, cache: str | None, mistakes: list[PolicyErr
         if kept and len(mistakes) == before:
             _keep(kept, draft)
     return draft, sha256(raw)
+
+
+def _stamp() -> bytes:
+    """What tells this version of the readers from another."""
+    folder = os.path.dirname(__file__)
+    times = [str(os.stat(f"{folder}/{name}.py").st_mtime_ns) for name in _READERS]
+    return " ".join((sys.version, *times)).encode()
 
 
 def sha256(raw: bytes) -> str:
