@@ -20,6 +20,7 @@ COMMANDS = {
     "completion": ("completion", "Print a script that completes asl and asl-supervise in a shell."),
     "doctor": ("doctor", "Say what this machine can enforce, and what to do about the rest."),
     "policy": ("policy", "Check and show policies."),
+    "replay": ("replay", "Decide a recorded run again, under its own policy or others."),
     "trace": ("trace", "List, show, count and verify traces."),
 }
 

@@ -7,6 +7,7 @@
     reader    lines back into values                  cold
     verify    intact, truncated, or changed, and where
     show      lines for people
+    replay    decided again, under the recorded policy or others
     runs      past runs in the state folder
 
 Hot modules run with every ``asl-supervise`` and import next to nothing; cold ones use msgspec.

