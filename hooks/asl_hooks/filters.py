@@ -154,11 +154,13 @@ def build(
     returns success and does nothing: a supervisor without capabilities cannot read the memory of a process that is not
     dumpable.
 
+    ``thread`` among *notified* asks about new threads too, where ``fork`` alone asks about new processes.
+
     Tag ``setown`` notifies ``fcntl(F_SETOWN)`` and refuses ``F_SETOWN_EX``, whose target lies behind a pointer;
     without it (and where Landlock does not scope signals) a tracee can have SIGIO, or any signal by F_SETSIG, sent to
     the supervisor.
     """
-    unknown = set(notified) - (syscalls.tags().keys() - {"absent", "refuse"})
+    unknown = set(notified) - {"thread"} - (syscalls.tags().keys() - {"absent", "refuse"})
     if unknown:
         raise ValueError(f"not tags to ask about: {', '.join(sorted(unknown))}")
     rules = [
@@ -172,11 +174,12 @@ def build(
         rules.append(Rule(("prctl",), fail(0), (equals(0, k.PR_SET_DUMPABLE), equals(1, 0))))
     if report:
         rules = [Rule(r.calls, ask, r.when) if r.verdict == fail(EPERM) else r for r in rules]
+    narrowed = {name: when for name, when in _NARROWED.items() if name != "clone" or "thread" not in notified}
     for tag in syscalls.tags():
         if tag in notified:
             names = syscalls.tagged(tag)
-            whole = tuple(name for name in names if name not in _NARROWED)
+            whole = tuple(name for name in names if name not in narrowed)
             if whole:
                 rules.append(Rule(whole, ask))
-            rules.extend(Rule((name,), ask, when) for name in names for when in _NARROWED.get(name, ()))
+            rules.extend(Rule((name,), ask, when) for name in names for when in narrowed.get(name, ()))
     return Filter(arch, tuple(rules))

@@ -139,12 +139,15 @@ def abandon(launched: Launched) -> None:
     for fd in (launched.listener, launched.pidfd, launched.network):
         if fd >= 0:
             os.close(fd)
-    os.write(launched.control, b"e")
     _abandon(launched.warden, launched.control, launched.status, launched.go)
 
 
-def _abandon(warden_pid: int, *fds: int) -> None:
-    for fd in fds:
+def _abandon(warden_pid: int, control: int, *fds: int) -> None:
+    try:
+        os.write(control, b"e")
+    except BrokenPipeError:
+        pass
+    for fd in (control, *fds):
         os.close(fd)
     os.waitpid(warden_pid, 0)
 

@@ -43,6 +43,7 @@ class Machine:
         self.isolates = not without & {"userns", "netns"}
         self._lost: tuple[str, ...] = ()  # of the Landlock rights and scopes that were wanted
         self._landlocked = False
+        self._counts_threads = False  # no cgroup bounds them, so each new one has to be asked about
 
     def ruleset(self, plan: Plan) -> Domain:
         """The Landlock ruleset for *plan*, where there is Landlock.
@@ -64,11 +65,13 @@ class Machine:
         return Domain(fd, read, write, fitting.log)
 
     def kernel(self) -> Kernel:
-        """What the kernel will do for the run; after ``ruleset``."""
+        """What the kernel will do for the run; after ``ruleset`` and ``group``."""
         from agent_safety_layer.engine.kernel import CREDENTIAL_TAGS, NOTIFIED, Kernel
 
         scoped = self._landlocked and "scope.signal" not in self._lost
         notified = {*NOTIFIED, *(() if scoped else ("setown",)), *(CREDENTIAL_TAGS if os.geteuid() == 0 else ())}
+        if self._counts_threads:
+            notified.add("thread")
         truncates = self._landlocked and "fs.truncate" not in self._lost
         return Kernel(frozenset(notified), scopes_signals=scoped, bounds_truncate=truncates)
 
@@ -99,8 +102,19 @@ class Machine:
         from agent_safety_layer.limits import wanted_controllers
 
         wanted = wanted_controllers(limits)
-        if not wanted or "cgroup" in self._without:
-            return None
+        group = self._subtree(wanted, run_id) if wanted and "cgroup" not in self._without else None
+        held = group.holds if group else frozenset()
+        self._counts_threads = limits.processes is not None and "pids" not in held
+        if group is not None:
+            if "memory" in held and limits.memory_bytes is not None:
+                group.limit_memory(limits.memory_bytes)
+            if "pids" in held and limits.processes is not None:
+                group.limit_processes(limits.processes)
+            if "cpu" in held and limits.cpu_percent is not None:
+                group.limit_cpu(limits.cpu_percent)
+        return group
+
+    def _subtree(self, wanted: tuple[str, ...], run_id: str) -> Subtree | None:
         from asl_hooks import cgroup
 
         own = cgroup.places()
@@ -110,10 +124,4 @@ class Machine:
         if not group.holds:
             group.remove()
             return None
-        if cgroup.MEMORY in group.holds and limits.memory_bytes is not None:
-            group.limit_memory(limits.memory_bytes)
-        if cgroup.PROCESSES in group.holds and limits.processes is not None:
-            group.limit_processes(limits.processes)
-        if cgroup.CPU in group.holds and limits.cpu_percent is not None:
-            group.limit_cpu(limits.cpu_percent)
         return group
