@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.attacks.scene import Scene
+from tests.attacks.bystander import Bystander
+from tests.attacks.scene import MARK, Scene
 
 Build = Callable[[str], Path]
 _PREAMBLE = Path(__file__).parent / "attack.h"
@@ -43,8 +44,28 @@ def build(programs: Path) -> Build:
     return compiled
 
 
-@pytest.fixture(params=["waved", "served"])
+# How much of it the kernel bounds: all that it can, no reads, less, nothing.
+KINDS = ("waved", "served", "landlock=1", "landlock")
+
+
+@pytest.fixture(params=KINDS)
 def scene(request: pytest.FixtureRequest, tmp_path: Path, programs: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path, programs, served=request.param == "served")
+    kind = request.param
+    without = kind if kind.startswith("landlock") else ""
+    made = Scene(tmp_path, programs, served=kind == "served", without=without)
     yield made
     made.close()
+
+
+@pytest.fixture
+def bystander() -> Iterator[Callable[[Path], Bystander]]:
+    """Starts programs outside of the tree; they end with the test."""
+    started: list[Bystander] = []
+
+    def start(folder: Path) -> Bystander:
+        started.append(Bystander(folder, MARK))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.close()

@@ -43,10 +43,13 @@ exec:
 
 
 class Scene:
-    """One attack's place. ``served``: a hole in the workspace, so that every open is carried out by the supervisor."""
+    """One attack's place. ``served``: a hole in the workspace, so that every open is carried out by the supervisor.
+    ``without`` are mechanisms to go without.
+    """
 
-    def __init__(self, base: Path, programs: Path, *, served: bool) -> None:
+    def __init__(self, base: Path, programs: Path, *, served: bool, without: str = "") -> None:
         self.base = base
+        self.without = without
         self.served = served
         self.ws = base / "ws"
         self.outside = base / "outside"
@@ -97,8 +100,9 @@ class Scene:
     def environment(self, more: Mapping[str, str] = {}) -> dict[str, str]:
         """The environment of both runs."""
         kept = {name: os.environ[name] for name in ("PATH", "ASL_WITHOUT", "LANG") if name in os.environ}
-        made = {"HOME": str(self.base / "home"), "ASL_STATE": str(self.base / "state"), "PYTHONPATH": ":".join(_ROOTS)}
-        return {**kept, **made, "TMPDIR": str(self.base), **more}
+        lacking = ",".join(filter(None, (kept.get("ASL_WITHOUT"), self.without)))
+        own = {"HOME": str(self.base / "home"), "ASL_STATE": str(self.base / "state"), "TMPDIR": str(self.base)}
+        return {**kept, **own, "PYTHONPATH": ":".join(_ROOTS), "ASL_WITHOUT": lacking, **more}
 
     def command(self, argv: Sequence[object], *options: object, policy: Path | None = None) -> list[str]:
         """The command line that supervises *argv*."""
