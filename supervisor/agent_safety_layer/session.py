@@ -79,6 +79,7 @@ class Session:
         self._colour = colour_wanted(settings.colour, 2)
         self._header: dict[str, object] = {}
         self._variables: dict[str, str] = {}
+        self._given: Policy  # without what holds in every run
         self._closed: tuple[int, ...] = ()  # of 0, 1 and 2
 
     # -- set-up ----------------------------------------------------------------------------------------------------
@@ -119,7 +120,9 @@ class Session:
             cache=os.path.join(state_dir, "cache"),
             observe=settings.observe,
         )
-        return policy, plan(self._guarded(policy, state_dir).enforced, System())
+        self._given = policy
+        policy = self._guarded(policy, state_dir)
+        return policy, plan(policy.enforced, System())
 
     def _guarded(self, policy: Policy, state_dir: str) -> Policy:
         from agent_safety_layer.own import guarded
@@ -197,9 +200,9 @@ class Session:
             time=time(),
             command=self.settings.command,
             cwd=os.getcwd(),
-            policies=[layer.name for layer in policy.layers],
-            policy_hash=policy.sha256,
-            mode=policy.mode,
+            policies=[layer.name for layer in self._given.layers],
+            policy_hash=self._given.sha256,
+            mode=self._given.mode,
             backend="notify",
             enforced=dict((*enforced, *holders(policy.limits, group.holds if group else frozenset()))),
             not_enforced=missing,
@@ -241,7 +244,7 @@ class Session:
         from asl_hooks.notify import Listener
 
         view = View(
-            self._guarded(policy, state.state_dir()),
+            policy,
             Bounds(ruleset.read),
             Bounds(ruleset.write),
             wave_reads=plan.wave_reads,
