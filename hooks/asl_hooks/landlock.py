@@ -167,11 +167,11 @@ def build(ruleset: Ruleset) -> tuple[int, tuple[str, ...]]:
 
 
 def _grant(ruleset: int, path: str, access: int) -> bool:
-    """Whether *path* was there. The rule is for what *path* leads to now."""
+    """Whether *path* was there. It is not followed if it is a link: what it leads to is not what was meant."""
     from asl_hooks._abi import landlock
 
     try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno in (ENOENT, ENOTDIR, EACCES):
             return False

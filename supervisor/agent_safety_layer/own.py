@@ -1,4 +1,6 @@
-"""What no run's tree may change, whatever its policies say: the files by which runs are decided and recorded."""
+"""What is no run's tree's business, whatever its policies say: the files by which runs are decided and recorded, and
+other people's terminals.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def guarded(policy: Policy, paths: Iterable[str]) -> Policy:
-    """*policy* with one more layer, under which *paths* and what is below them may be read but not changed."""
-    entries = tuple(Entry(path, "built-in", (escape(form),)) for path in paths for form in _forms(path))
-    own = Layer("own", files=Files(protect=entries))
+def guarded(policy: Policy, paths: Iterable[str], terminals: Iterable[str] = ()) -> Policy:
+    """*policy* with one more layer: *paths* and what is below them may be read but not changed, *terminals* neither."""
+    protect = tuple(Entry(path, "built-in", (escape(form),)) for path in paths for form in _forms(path))
+    block = tuple(Entry(path, "built-in", (path,)) for path in terminals)
+    own = Layer("own", files=Files(protect=protect, block=block))
     return Policy((*policy.layers, own), policy.sources)
+
+
+def terminals() -> list[str]:
+    """The terminals that are open now and are not the one we run on: what is typed there is not for the tree."""
+    try:
+        found = [f"/dev/pts/{name}" for name in os.listdir("/dev/pts") if name.isdigit()]
+    except OSError:
+        return []
+    mine = _controlling()
+    return [path for path in found if _device(path) != mine]
+
+
+def _controlling() -> int:
+    """The device number of the terminal that controls us, 0 for none."""
+    with open("/proc/self/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[4])
+
+
+def _device(path: str) -> int:
+    try:
+        return os.stat(path).st_rdev
+    except OSError:
+        return 0
 
 
 def _forms(path: str) -> set[str]:

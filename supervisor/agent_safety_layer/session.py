@@ -9,6 +9,7 @@ header and the report list what is not.
 
 from __future__ import annotations
 
+import gc
 import os
 from _functools import partial
 from time import monotonic, time
@@ -125,12 +126,12 @@ class Session:
         return policy, plan(policy.enforced, System())
 
     def _guarded(self, policy: Policy, state_dir: str) -> Policy:
-        from agent_safety_layer.own import guarded
+        from agent_safety_layer.own import guarded, terminals
         from agent_safety_layer.policy import ADMINISTRATOR
 
         given = (path for path in (self.settings.trace, self.settings.report) if path)
         read = (source for source, _ in policy.sources if os.path.exists(source))
-        return guarded(policy, (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read))
+        return guarded(policy, (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read), terminals())
 
     def _supervise(self, policy: Policy, plan: Plan, state_dir: str, private: Private, started: float) -> Ending:
         from agent_safety_layer.denials import Denials
@@ -273,6 +274,8 @@ class Session:
 
         How it ended, and our own failure, if it was that, to be raised once that is written down.
         """
+        gc.freeze()  # what is there now stays: the collector need not look at it again
+        gc.enable()
         try:
             return tree.live(started), None
         except Exception as error:  # whatever it was: the tree ends, what happened is written down, the user is told

@@ -7,6 +7,7 @@ would double the time to the child's first instruction.
 from __future__ import annotations
 
 import _signal
+import gc
 import os
 import sys
 
@@ -152,6 +153,7 @@ def main(without: frozenset[str] = frozenset()) -> None:
     """The command. Exits with the child's status, or dies by the signal that ended it. Never returns."""
     from agent_safety_layer.errors import AslError
 
+    gc.disable()  # until the child runs: a start makes many objects and no garbage
     try:
         settings = parse(sys.argv[1:])
         if without:
