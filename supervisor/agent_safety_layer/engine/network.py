@@ -11,8 +11,10 @@ import ctypes
 import os
 from errno import EAFNOSUPPORT, EINVAL, EMSGSIZE, EOPNOTSUPP, EPERM
 
+from agent_safety_layer.engine.listeners import Listeners
 from agent_safety_layer.engine.operation import Operation
 from agent_safety_layer.events import ASK, Event, text_of
+from agent_safety_layer.policy.network import OWN
 from asl_hooks import memory, sockaddr
 from asl_hooks.paths import base_of, locate, split
 
@@ -59,8 +61,7 @@ class Network:
     def __init__(self, context: Context, egress: Egress) -> None:
         self._context = context
         self._egress = egress
-        # The socket (inode) that the tree bound to each abstract name, by type: those are name spaces of their own.
-        self._own_abstract: dict[tuple[bytes, int], int] = {}
+        self._own = Listeners()
 
     # -- shared ----------------------------------------------------------------------------------------------------
 
@@ -107,9 +108,10 @@ class Network:
         if not name:
             return None, raw, -1
         if name[:1] == b"\0":
-            if kind == "net.bind" or self._is_own(name, type_, call.tid):
+            if kind == "net.bind":
                 return None, raw, -1
-            return event("net.unix", call, process, path="@" + text_of(name[1:]), proto="unix"), raw, -1
+            detail = OWN if self._own.has_abstract(name, type_, call.tid) else ""
+            return event("net.unix", call, process, path="@" + text_of(name[1:]), proto="unix", detail=detail), raw, -1
         path = name if name.startswith(b"/") else base_of(call.tid, -100) + b"/" + name
         if kind == "net.bind":
             folder, last = split(path)
@@ -123,19 +125,9 @@ class Network:
         found = locate(path, process.pid, call.tid, True)
         if found.fd < 0:
             raise OSError(found.errno, "no such socket")
-        judged = event("net.unix", call, process, path=text_of(found.path), proto="unix")
+        detail = OWN if self._own.has_file(found.fd) else ""
+        judged = event("net.unix", call, process, path=text_of(found.path), proto="unix", detail=detail)
         return judged, _unix(b"/proc/self/fd/%d" % found.fd), found.fd
-
-    def _is_own(self, name: bytes, type_: int, tid: int) -> bool:
-        """Whether a socket that the tree bound to the abstract *name* is still there: else it may be anybody's."""
-        inode = self._own_abstract.get((name, type_))
-        if inode is None:
-            return False
-        with open(f"/proc/{tid}/net/unix", "rb") as file:
-            if any(line.split()[6:7] == [b"%d" % inode] for line in file):
-                return True
-        del self._own_abstract[name, type_]
-        return False
 
     # -- the calls -------------------------------------------------------------------------------------------------
 
@@ -153,7 +145,9 @@ class Network:
             host = egress.name_of(address.ip)
         if not host:
             ip = address.ip
-        event = context.event(kind, call, process, host=host, ip=ip, port=address.port, proto=proto)
+        own = kind != "net.bind" and _is_own(address.ip) and self._own.has_port(proto, address.port, call.tid)
+        detail = OWN if own else ""
+        event = context.event(kind, call, process, host=host, ip=ip, port=address.port, proto=proto, detail=detail)
         if egress.captured and kind == "net.connect" and proto == "udp" and context.decide(event).action == ASK:
             return None  # it sends nothing (resolvers do it to sort addresses), and nothing receives what it would send
         return event
@@ -206,10 +200,14 @@ class Network:
 
         def perform() -> int:
             if extra >= 0:
-                return _bind_below(extra, held, address)
+                _bind_below(extra, held, address)
+                self._own.add_file(sockaddr.parse(address).path)
+                return 0
             _check(_libc.bind(held, address, len(address)))
             if domain == sockaddr.AF_UNIX:
-                self._own_abstract[sockaddr.parse(address).path, type_] = os.fstat(held).st_ino
+                self._own.add_abstract(sockaddr.parse(address).path, type_, held)
+            elif type_ == _DGRAM:
+                self._own.add_port("udp", _name_of(held).port, held)
             return 0
 
         prepare = None
@@ -225,17 +223,21 @@ class Network:
         """listen: an unbound socket binds itself to every address, so it is judged as that."""
         held, domain, _ = self._socket(call, call.args[0] & 0xFFFFFFFF)
         backlog = call.args[1] & 0x7FFFFFFF
-        event = None
-        if domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
-            buffer, size = ctypes.create_string_buffer(sockaddr.LONGEST), ctypes.c_uint(sockaddr.LONGEST)
-            try:
-                _check(_libc.getsockname(held, buffer, ctypes.byref(size)))
-                bound = sockaddr.parse(buffer.raw[: size.value])
-            except BaseException:
-                os.close(held)
-                raise
-            event = self._context.event("net.listen", call, process, ip=bound.ip, port=bound.port, proto="tcp")
-        return Operation(event, lambda: _check(_libc.listen(held, backlog)), fds=(held,))
+        if domain not in (sockaddr.AF_INET, sockaddr.AF_INET6):
+            return Operation(None, lambda: _check(_libc.listen(held, backlog)), fds=(held,))
+        try:
+            bound = _name_of(held)
+        except BaseException:
+            os.close(held)
+            raise
+
+        def perform() -> int:
+            _check(_libc.listen(held, backlog))
+            self._own.add_port("tcp", _name_of(held).port, held)
+            return 0
+
+        event = self._context.event("net.listen", call, process, ip=bound.ip, port=bound.port, proto="tcp")
+        return Operation(event, perform, fds=(held,))
 
     def send(self, call: Call, process: Process, name: str) -> Operation:
         """sendto with an address (the filter lets the others through)."""
@@ -370,6 +372,13 @@ class Network:
                 rights.append(held)
             start += (length + 7) & ~7
         return rights
+
+
+def _name_of(fd: int) -> sockaddr.Address:
+    """What a socket is bound to."""
+    buffer, size = ctypes.create_string_buffer(sockaddr.LONGEST), ctypes.c_uint(sockaddr.LONGEST)
+    _check(_libc.getsockname(fd, buffer, ctypes.byref(size)))
+    return sockaddr.parse(buffer.raw[: size.value])
 
 
 def _is_own(ip: str) -> bool:
