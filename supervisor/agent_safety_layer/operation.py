@@ -1,0 +1,262 @@
+"""One operation of a safety layer under way: judged, perhaps asked about, run, measured, recorded.
+
+admit ── no ──▶ blocked entry, on_violation, SafetyViolation (or None)
+  │ yes
+enter ─ the function ─ leave ──▶ ended: completed, failed, or over a boundary
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agent_safety_layer.events import ALLOW, ASK, BLOCK, Decision, Event, Outcome, TraceEntry
+from agent_safety_layer.policies import PolicyAction
+from agent_safety_layer.replay import SessionRecorder
+from agent_safety_layer.tracing import Span, TraceLevel, Tracer, TraceStatus
+from agent_safety_layer.violations import SafetyCheckResult
+
+if TYPE_CHECKING:
+    from agent_safety_layer.layer import SafetyLayer
+
+T = TypeVar("T")
+_log = logging.getLogger("agent_safety_layer")
+_sequence = itertools.count(1)
+_running: ContextVar[tuple[object, ...]] = ContextVar("asl_running", default=())  # the layers of what runs
+
+
+class Operation:
+    """One operation. ``line`` is its text with the arguments', ``context`` is judged, ``shown`` recorded."""
+
+    __slots__ = (
+        *("_entered", "_entry", "_record", "_recorder", "_result", "_since", "_tokens", "_tracer"),
+        *("arguments", "context", "layer", "line", "name", "seconds", "shown"),
+    )
+
+    def __init__(
+        self,
+        layer: SafetyLayer,
+        name: str,
+        context: dict[str, Any],
+        shown: dict[str, Any],
+        tracer: Tracer | None,
+        *,
+        line: str = "",
+        arguments: Sequence[str] = (),
+        recorder: SessionRecorder | None = None,
+    ) -> None:
+        self.layer = layer
+        self.name = name
+        self.context = context
+        self.shown = shown
+        self.line = line or name
+        self.arguments = arguments
+        self.seconds = 0.0
+        self._tracer = tracer
+        self._recorder = recorder
+        self._entry = tracer.begin(name, shown) if tracer is not None else None
+        self._record = ""
+        if recorder is not None:
+            self._record = recorder.start_operation(name, str(context.get("operation_type", "function")), shown)
+        self._result: SafetyCheckResult | None = None
+        self._tokens: tuple[Token[Span | None] | None, Token[tuple[object, ...]] | None] | None = None
+        self._since = 0.0
+        self._entered = False
+
+    def run(self, func: Callable[[], T]) -> T | None:
+        """What *func* returns; None when it may not run and the layer does not raise."""
+        if not self.admit():
+            return None
+        self.enter()
+        try:
+            output = func()
+        except BaseException as error:
+            self.leave()
+            self.failed(error)
+            raise
+        self.leave()
+        return output if self.completed(output) else None
+
+    async def run_async(self, func: Callable[[], Awaitable[T]]) -> T | None:
+        """What *func*'s awaitable gives. It is cancelled when a time boundary's time is over."""
+        if not await self.admit_async():
+            return None
+        return await self.run_admitted(func)
+
+    async def run_admitted(self, func: Callable[[], Awaitable[T]]) -> T | None:
+        """Like ``run_async``, once admitted."""
+        limit = self.layer.boundary_set.seconds_left()
+        scope = None
+        if limit is not None and asyncio_runs():
+            from asyncio import timeout
+
+            scope = timeout(limit)
+        self.enter()
+        try:
+            if scope is None:
+                output = await func()
+            else:
+                async with scope:
+                    output = await func()
+        except BaseException as error:
+            self.leave()
+            if scope is not None and limit is not None and scope.expired() and isinstance(error, TimeoutError):
+                self.seconds = max(self.seconds, math.nextafter(limit, math.inf))
+                if not self.completed(None):
+                    return None
+            self.failed(error)
+            raise
+        self.leave()
+        return output if self.completed(output) else None
+
+    def admit(self) -> bool:
+        """Whether it may run. Otherwise it is recorded as blocked, and ``SafetyViolation`` raised if the layer does."""
+        try:
+            result = self.layer.judge(self.name, self.context, self.line, self.arguments)
+            if result.requires_approval:
+                self.layer.ask(result, self.name, self.shown)
+        except BaseException as error:
+            self.failed(error)
+            raise
+        return self._admitted(result)
+
+    async def admit_async(self) -> bool:
+        """Like ``admit``; the event loop goes on while a person is asked."""
+        try:
+            result = self.layer.judge(self.name, self.context, self.line, self.arguments)
+            if result.requires_approval:
+                await self.layer.ask_async(result, self.name, self.shown)
+        except BaseException as error:
+            self.failed(error)
+            raise
+        return self._admitted(result)
+
+    def _admitted(self, result: SafetyCheckResult) -> bool:
+        self._result = result
+        if result.policy_results:
+            self._note(result)
+        if result.allowed:
+            return True
+        self._close(TraceStatus.BLOCKED, None, result.blocked_reason or "Operation blocked")
+        self.layer.violated(result)
+        return False
+
+    def _note(self, result: SafetyCheckResult) -> None:
+        """Bring what policies said without blocking into the trace; warnings also into the log."""
+        for found in result.policy_results:
+            if found.action is PolicyAction.WARN:
+                _log.warning("%s: %s (policy %s)", self.name, found.reason or "warning", found.policy_name)
+                if self._entry is not None:
+                    self._entry.level = TraceLevel.WARNING
+        if self._entry is not None:
+            self._entry.metadata["policies"] = [
+                {"policy": found.policy_name, "action": found.action.value, "reason": found.reason}
+                for found in result.policy_results
+            ]
+
+    def enter(self) -> None:
+        """From here on this thread or task runs the operation, and its clock runs."""
+        token = self._tracer.enter(self._entry) if self._tracer is not None and self._entry is not None else None
+        self._entered = True
+        if self.layer.boundary_set.boundaries or self.layer.sinks:
+            self._tokens = token, _running.set((*_running.get(), self.layer))
+            self._since = time.perf_counter()
+        elif token is not None:
+            self._tokens = token, None
+
+    def leave(self) -> None:
+        """It rests, or is over."""
+        if self._tokens is not None:
+            span, running = self._tokens
+            self._tokens = None
+            if running is not None:
+                self.seconds += time.perf_counter() - self._since
+                _running.reset(running)
+            if span is not None:
+                Tracer.leave(span)
+
+    def overran(self) -> bool:
+        """Whether a time boundary's time for one operation is over, for one that runs in steps."""
+        limit = self.layer.boundary_set.seconds_left()
+        return limit is not None and self.seconds > limit
+
+    def completed(self, output: object) -> bool:
+        """Record that it ran; False when it turns out to have crossed a boundary and the layer does not raise."""
+        if self.layer.boundary_set.boundaries:
+            violations = self._finished()
+            if violations:
+                results = self._result.policy_results if self._result is not None else []
+                result = self._result = SafetyCheckResult(False, results, violations)
+                self._close(TraceStatus.BLOCKED, None, violations[0].reason)
+                self.layer.violated(result)
+                return False
+        self._close(TraceStatus.COMPLETED, output, None)
+        return True
+
+    def failed(self, error: BaseException) -> None:
+        """Record that it ended with an exception, which is the caller's to raise."""
+        if self._entered and self.layer.boundary_set.boundaries:
+            self._finished()
+        self._close(TraceStatus.FAILED, None, str(error), type(error).__name__)
+
+    def _finished(self) -> list[Any]:
+        nested = any(layer is self.layer for layer in _running.get())
+        return self.layer.boundary_set.finished(self.seconds, nested=nested)
+
+    def _close(self, status: TraceStatus, output: object, error: str | None, kind: str = "") -> None:
+        if self._tracer is not None and self._entry is not None:
+            self._tracer.end(self._entry.id)
+            self._entry.status = status
+            self._entry.output_data = output
+            self._entry.error = error
+        if self._recorder is not None:
+            self._recorder.end_operation(self._record, output, error)
+        if self.layer.sinks:
+            self._tell(status, kind)
+
+    def _tell(self, status: TraceStatus, kind: str) -> None:
+        """Give the layer's sinks what the supervisor's trace would hold."""
+        result = self._result
+        decision = result.decision if result is not None else Decision(ALLOW)
+        blocked = status is TraceStatus.BLOCKED
+        applied = BLOCK if blocked else ALLOW if decision.action == ASK else decision.action
+        event = Event(
+            "op.call",
+            pid=os.getpid(),
+            tid=threading.get_native_id(),
+            ppid=os.getppid(),
+            op=self.name,
+            detail=" ".join(self.arguments),
+            span=self._entry.id if self._entry is not None else "",
+            time=time.time(),
+        )
+        outcome = Outcome(applied, "EACCES" if blocked else kind, int(self.seconds * 1_000_000))
+        self.layer.tell(TraceEntry(next_in_sequence(), event, decision, outcome))
+
+
+def next_in_sequence() -> int:
+    """The position of the next entry that sinks get, counted over this process."""
+    return next(_sequence)
+
+
+def asyncio_runs() -> bool:
+    """Whether this thread runs an asyncio event loop. Asks without importing asyncio: then none can run."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+__all__ = ["Operation", "asyncio_runs", "next_in_sequence"]
