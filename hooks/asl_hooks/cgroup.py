@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MEMORY, PROCESSES, CPU = "memory", "pids", "cpu"
 _PERIOD_US = 100_000
+_STALE_S = 60  # an empty folder of this age was left behind by a run that was killed with its warden
 
 
 @value
@@ -166,11 +167,17 @@ class Subtree:
     def _make(self, path: str, name: str) -> str:
         folder = f"{path}/{name}"
         try:
+            _sweep(path)
             os.mkdir(folder)
         except OSError:
             return ""
         self._made.append(folder)
         return folder
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The cgroups, as folders, for whoever has to remove them in this process's stead."""
+        return tuple(self._made)
 
     @property
     def holds(self) -> frozenset[str]:
@@ -236,8 +243,7 @@ class Subtree:
             if fd >= 0:
                 os.close(fd)
         self.enter, self.kill_all = (), -1
-        for folder in self._made:
-            _remove(folder)
+        remove_folders(self._made)
         self._made = []
         self._go_back()
 
@@ -248,20 +254,36 @@ class Subtree:
         enabled = _read(path, "cgroup.subtree_control").split()
         _try(path, "cgroup.subtree_control", " ".join(f"-{controller}" for controller in enabled))
         _try(path, "cgroup.procs", "0")
-        _remove(leaf)
+        remove_folders((leaf,))
 
 
-def _remove(folder: str) -> None:
-    """A dead process leaves its cgroup a moment after it was reaped: try for as long as that may take."""
-    for _ in range(50):
-        try:
-            os.rmdir(folder)
-        except FileNotFoundError:
-            return
-        except OSError:
-            time.sleep(0.002)
-            continue
-        return
+def remove_folders(folders: Iterable[str]) -> None:
+    """Remove cgroups in which nothing lives any more.
+
+    A dead process leaves its cgroup a moment after it was reaped, so this tries for as long as that may take.
+    """
+    for folder in folders:
+        for _ in range(50):
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                break
+            except OSError:
+                time.sleep(0.002)
+                continue
+            break
+
+
+def _sweep(path: str) -> None:
+    """Remove what dead runs left in *path*: the kernel lets nobody remove a cgroup that has processes."""
+    oldest = time.time() - _STALE_S
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.startswith("asl-") and entry.is_dir() and entry.stat().st_mtime < oldest:
+                try:
+                    os.rmdir(entry.path)
+                except OSError:
+                    continue
 
 
 def _read(folder: str, name: str) -> str:

@@ -42,8 +42,9 @@ class LaunchSpec:
     ``filter`` is an assembled seccomp program; ``ruleset`` an open Landlock ruleset or -1; ``limits`` triples of
     ``(RLIMIT_*, soft, hard)``; ``keep`` descriptors that stay open above 2. ``closed`` are those of 0, 1, 2 that the
     program shall find closed, ``stdio`` pairs of a descriptor and the one of 0, 1, 2 that it becomes. ``groups`` are
-    open ``cgroup.procs`` files that the child writes itself into, and ``kill_all`` an open ``cgroup.kill``, for the
-    warden. ``network``: put the child into an empty network namespace, where the machine has one to give.
+    open ``cgroup.procs`` files that the child writes itself into, ``kill_all`` an open ``cgroup.kill`` for the warden,
+    and ``folders`` the cgroups, which it removes if the supervisor cannot. ``network``: put the child into an empty
+    network namespace, where the machine has one to give.
     """
 
     argv: tuple[str, ...]
@@ -57,6 +58,7 @@ class LaunchSpec:
     stdio: tuple[tuple[int, int], ...] = ()
     groups: tuple[int, ...] = ()
     kill_all: int = -1
+    folders: tuple[str, ...] = ()
     network: bool = False
 
 
@@ -107,7 +109,7 @@ def launch(spec: LaunchSpec) -> Launched:
                 {0, 1, 2, control_r, status_w, supervisor, *((spec.kill_all,) if spec.kill_all >= 0 else ())}
             )
             os.write(status_w, warden.STATUS.pack(0, child, 0.0, 0.0, 0, 0, 0))
-            warden.run(child, control_r, status_w, supervisor, spec.kill_all)
+            warden.run(child, control_r, status_w, supervisor, spec.kill_all, spec.folders)
         finally:
             os._exit(70)
     os.close(supervisor)

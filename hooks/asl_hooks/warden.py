@@ -154,11 +154,14 @@ def stand_apart() -> None:
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
 
 
-def run(child: int, control: int, status: int, supervisor: int, kill_all: int = -1) -> None:
+def run(
+    child: int, control: int, status: int, supervisor: int, kill_all: int = -1, folders: tuple[str, ...] = ()
+) -> None:
     """Watch over *child* until told to end the tree; report the child's status once on *status*, and what the tree
     used at the end. Never returns.
 
-    *supervisor* is a pidfd, readable once that process is dead. *kill_all* is an open ``cgroup.kill``, or -1.
+    *supervisor* is a pidfd, readable once that process is dead. *kill_all* is an open ``cgroup.kill``, or -1;
+    *folders* are cgroups to remove if the supervisor is dead.
     """
     linux.prctl(linux.PR_SET_NAME, _name_address(b"asl-warden"), 0, 0, 0)
     read_before, written_before = _transferred()
@@ -183,6 +186,10 @@ def run(child: int, control: int, status: int, supervisor: int, kill_all: int = 
                     pass  # the passes below are as certain, only slower
             end_tree()
             if orphaned:
+                if folders:
+                    from asl_hooks.cgroup import remove_folders
+
+                    remove_folders(folders)
                 _say(b"asl-supervise: the supervisor died; everything it had started was ended.\n")
             usage = _used()
             read, written = _transferred()

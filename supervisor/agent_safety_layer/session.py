@@ -230,6 +230,7 @@ class Session:
                 closed=self._closed,
                 groups=group.enter if group else (),
                 kill_all=group.kill_all if group else -1,
+                folders=group.folders if group else (),
                 network=policy.enforced.guards_network and machine.isolates,
             )
         )

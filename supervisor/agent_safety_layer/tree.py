@@ -9,7 +9,8 @@ from time import monotonic, time
 
 from agent_safety_layer.errors import TraceError, UsageError
 from agent_safety_layer.events import BLOCK, WARN, Decision, Event
-from agent_safety_layer.limits import GRACE_S, TIMES_OUT, Crossing, Figures, Watch
+from agent_safety_layer.limits import GRACE_S, TIMES_OUT, Crossing, Watch
+from agent_safety_layer.meter import Meter
 from agent_safety_layer.report import Ending
 from asl_hooks import warden
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.terminal import Stderr
     from asl_hooks.cgroup import Subtree
     from asl_hooks.launch import Launched
+    from asl_hooks.throttle import Throttle
 
 _FORWARDED = (
     *(_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2),
@@ -31,8 +33,6 @@ _FORWARDED = (
 )
 _FROM_TERMINAL = (_signal.SIGINT, _signal.SIGQUIT)
 _AT_ONCE = ("memory", "written")  # what would go on growing while the tree is asked to end
-_IDLE_CPU_S = 0.05  # less CPU time than this between two looks is idling
-_MEMORY_S = 1.0  # memory is counted exactly this often, and whenever the quick upper bound comes near the limit
 
 
 class Tree:
@@ -55,7 +55,13 @@ class Tree:
         self._stderr = stderr
         self._group = group
         self._output = output
-        self._meter = _Meter(Watch(limits), launched.warden, recorder, group, output)
+        self._meter = Meter(Watch(limits), launched.warden, recorder, group, output)
+        self._throttle: Throttle | None = None
+        self._throttle_at = 0.0
+        if limits.cpu_percent is not None and (group is None or "cpu" not in group.holds):
+            from asl_hooks.throttle import Throttle
+
+            self._throttle = Throttle(launched.warden, limits.cpu_percent)
         self._status: int | None = None
         self._used: tuple[float, ...] = (0.0, 0.0, 0, 0, 0)
         self._kill_at = 0.0
@@ -65,13 +71,15 @@ class Tree:
         self._saved: dict[int, Any] = {}
 
     def live(self, started: float) -> Ending:
-        """Let the child go and serve the tree until the child has ended; then end what is left."""
+        """Let the child go and serve the tree until the child has ended; then end what is left. *started* is when the
+        run began, in monotonic seconds.
+        """
         engine, launched = self._engine, self._launched
         engine.watch(launched.status)
         engine.on_signal = self._signalled
         engine.answers.on_violation = lambda: self._stop("violation", 0)
         engine.pause_at = self._meter.most_events
-        self._meter.start(started)
+        self._meter.start(monotonic())  # what starting costs is not the tree's
         if self._output is not None:
             self._output.start(lambda: engine.later(lambda: None))  # wakes the loop, which then looks
         self._take_signals()
@@ -93,6 +101,8 @@ class Tree:
             waits.append(self._meter.next_look - now)
         if self._kill_at:
             waits.append(self._kill_at - now)
+        elif self._throttle is not None:
+            waits.append(self._throttle_at - now)
         wait_s = min(waits, default=float("inf"))
         try:
             ready = self._engine.turn(max(wait_s, 0.0) if wait_s < 1e6 else -1)
@@ -111,6 +121,8 @@ class Tree:
                 self._crossed(crossing)
         if self._kill_at and now >= self._kill_at:
             self.end()
+        elif self._throttle is not None and now >= self._throttle_at and not self._outcome:
+            self._throttle_at = self._throttle.turn(now)
 
     def _read_status(self) -> None:
         data = os.read(self._launched.status, warden.STATUS.size)
@@ -135,6 +147,12 @@ class Tree:
         self._recorder.record(event, Decision(action, f"limits.{name}", "", reason), action, "", now)
         if crossing.hit:
             self._stop(name, 0 if name in _AT_ONCE else self._grace_s)
+
+    def _tell_refused(self, forks: int) -> None:
+        """Write down that the kernel refused processes or threads."""
+        decision = Decision(BLOCK, "limits.processes", "", f"processes: the kernel refused {forks} more")
+        event = Event("limit.hit", self._launched.pid, self._launched.pid, os.getpid(), detail=decision.reason)
+        self._recorder.record(event, decision, BLOCK, "EAGAIN", time())
 
     def _stop(self, outcome: str, grace_s: float) -> None:
         """End the tree because of *outcome*: ask all of it first if there is grace, then kill everything."""
@@ -243,8 +261,11 @@ class Tree:
             user_s, system_s = max(found.cpu_user_s, user_s), max(found.cpu_system_s, system_s)
             self._meter.peak_bytes = max(found.peak_bytes, self._meter.peak_bytes)
             if found.killed and not outcome:
-                self._crossed_at_the_end()
-                outcome = "memory"
+                limit = self._meter.limit("memory")
+                outcome = self._outcome = "memory"
+                self._crossed(Crossing("memory", limit, limit, True))
+            if found.refused:
+                self._tell_refused(found.refused)
         outcome = outcome or ("signaled" if signal else "exited")
         if outcome in TIMES_OUT:
             code = 124
@@ -265,84 +286,6 @@ class Tree:
             read_bytes=int(read),
             written_bytes=int(written),
         )
-
-    def _crossed_at_the_end(self) -> None:
-        """The kernel's own kill for memory ended the run before anybody looked."""
-        limit = self._meter.limit("memory")
-        self._outcome = "memory"
-        self._crossed(Crossing("memory", limit, limit, True))
-
-
-class _Meter:
-    """Measures what the limits need, when they need it."""
-
-    def __init__(
-        self, watch: Watch, warden_pid: int, recorder: Recorder, group: Subtree | None, output: Output | None
-    ) -> None:
-        self._watch = watch
-        self._warden = warden_pid
-        self._recorder = recorder
-        self._group = group
-        self._output = output
-        self._cpus = os.cpu_count() or 1
-        self._started = self._active_at = self._exact_at = 0.0
-        self._activity: tuple[float, ...] = ()
-        self._memory = 0
-        self._last = Figures()
-        self.next_look = 0.0
-        self.peak_bytes = 0
-        self.limit = watch.limit
-        self.most_events = int(min(watch.limit("operations"), 1 << 62))
-
-    def start(self, now: float) -> None:
-        """The run began at *now* (monotonic seconds)."""
-        self._started = self._active_at = now
-        self.next_look = now + self._watch.next_look_s(self._last, self._cpus)
-
-    def look(self, now: float) -> list[Crossing]:
-        """The limits that have been crossed since the last look. Cheap when it is not yet time for one."""
-        counted = self._recorder.count >= self.most_events or (
-            self._output is not None and self._output.count >= self._watch.limit("output") * 0.8
-        )
-        if now < self.next_look and not counted:
-            return []
-        figures = self._last = self._measure(now)
-        found = self._watch.crossings(figures)
-        self.next_look = now + self._watch.next_look_s(figures, self._cpus)
-        return found
-
-    def _measure(self, now: float) -> Figures:
-        watch = self._watch
-        cpu_s, memory, written = 0.0, 0, 0
-        if "cpu_time" in watch or "memory" in watch or "idle_time" in watch:
-            cpu_s, memory = self._use(now)
-        if "written" in watch:
-            from asl_hooks.usage import written as count_written
-
-            written = count_written(self._warden)
-        operations = self._recorder.count
-        output = 0 if self._output is None else self._output.count
-        activity = (operations, output, cpu_s // _IDLE_CPU_S)
-        if activity != self._activity:
-            self._activity, self._active_at = activity, now
-        return Figures(now - self._started, cpu_s, memory, output, written, operations, now - self._active_at)
-
-    def _use(self, now: float) -> tuple[float, int]:
-        """CPU seconds and memory of the tree: the cgroup's figures where there is one."""
-        if self._group is not None and "memory" in self._group.holds:
-            found = self._group.usage()
-            limit = int(self._watch.limit("memory"))
-            return found.cpu_user_s + found.cpu_system_s, limit if found.killed else min(found.memory_bytes, limit - 1)
-        from asl_hooks import usage
-
-        sample = usage.measure(self._warden)
-        if "memory" in self._watch:
-            near = sample.memory_bytes >= self._watch.limit("memory") * 0.8
-            if near or now >= self._exact_at:
-                self._exact_at = now + _MEMORY_S
-                self._memory = usage.memory(self._warden)
-            self.peak_bytes = max(self.peak_bytes, self._memory)
-        return sample.cpu_s, self._memory
 
 
 def _send(pid: int, number: int) -> None:

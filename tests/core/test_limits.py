@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from agent_safety_layer.limits import Crossing, Figures, Watch, holders, shown, wanted_controllers
-from agent_safety_layer.policy import Limits
 from hypothesis import given
 from hypothesis import strategies as st
+
+from agent_safety_layer.limits import Crossing, Figures, Watch, holders, shown, wanted_controllers
+from agent_safety_layer.policy import Limits
 
 
 def test_a_limit_warns_once_at_80_percent_and_is_hit_once() -> None:

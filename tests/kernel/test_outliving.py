@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.kernel import runs
 
 pytestmark = pytest.mark.requires("notify")
@@ -37,6 +36,11 @@ def begin(state: Path, policy: Path, mark: str, *ways: str, **options: object) -
     assert run.stdout.readline() == "ready\n"
     assert runs.marked(mark, ours=False)
     return run
+
+
+def groups(run_id: str) -> list[Path]:
+    """The cgroups of a run."""
+    return [found for depth in ("*", "*/*", "*/*/*") for found in Path("/sys/fs/cgroup").glob(f"{depth}/asl-{run_id}")]
 
 
 def closed(run: subprocess.Popen[str]) -> int:
@@ -67,9 +71,11 @@ def test_outside_of_a_run_the_tree_does_live_on(mark: str) -> None:
 @pytest.mark.parametrize("ways", [(way,) for way in (*WAYS, "bomb")] + [WAYS])
 def test_when_the_supervisor_is_killed(tmp_path: Path, policy: Path, mark: str, ways: tuple[str, ...]) -> None:
     run = begin(tmp_path, policy, mark, *ways)
+    (run_id,) = (path.stem for path in (tmp_path / "traces").iterdir())
     run.kill()
     assert runs.gone(mark) == []
     closed(run)
+    assert groups(run_id) == [], "its cgroups are left behind"
 
 
 @pytest.mark.parametrize("ways", [WAYS, ("bomb",)])
@@ -137,7 +143,7 @@ def test_a_child_that_waits_for_its_first_exec_dies_with_the_supervisor(tmp_path
         "from asl_hooks import bpf, filters, syscalls\n"
         "from asl_hooks.launch import LaunchSpec, launch\n"
         "program = bpf.assemble(filters.build(syscalls.native_arch(), {'exec', 'fork'}))\n"
-        f"launched = launch(LaunchSpec(('/bin/sleep', '60'), (), program))\n"
+        "launched = launch(LaunchSpec(('/bin/sleep', '60'), (), program))\n"
         "print(launched.pid, launched.warden, flush=True)\n"
         "sys.stdin.read()\n"
     )
