@@ -145,7 +145,10 @@ class Network:
             host = egress.name_of(address.ip)
         if not host:
             ip = address.ip
-        own = kind != "net.bind" and _is_own(address.ip) and self._own.has_port(proto, address.port, call.tid)
+        if kind == "net.bind":
+            own = egress.captured
+        else:
+            own = _is_own(address.ip) and self._own.has_port(proto, address.port, call.tid)
         detail = OWN if own else ""
         event = context.event(kind, call, process, host=host, ip=ip, port=address.port, proto=proto, detail=detail)
         if egress.captured and kind == "net.connect" and proto == "udp" and context.decide(event).action == ASK:
@@ -236,7 +239,10 @@ class Network:
             self._own.add_port("tcp", _name_of(held).port, held)
             return 0
 
-        event = self._context.event("net.listen", call, process, ip=bound.ip, port=bound.port, proto="tcp")
+        detail = OWN if self._egress.captured else ""
+        event = self._context.event(
+            "net.listen", call, process, ip=bound.ip, port=bound.port, proto="tcp", detail=detail
+        )
         return Operation(event, perform, fds=(held,))
 
     def send(self, call: Call, process: Process, name: str) -> Operation:

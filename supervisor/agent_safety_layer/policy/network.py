@@ -20,7 +20,8 @@ from agent_safety_layer.policy.hosts import (
 from agent_safety_layer.policy.model import Entry, Host, Network
 from agent_safety_layer.policy.wording import destination, listed
 
-OWN = "own"  # ``Event.detail`` of an event whose other end is this very run: its own listener, its own abstract socket
+# ``Event.detail`` of an event that stays within this very run: its own listener, a port of its own namespace.
+OWN = "own"
 
 
 class NetworkJudge:
@@ -109,6 +110,8 @@ class NetworkJudge:
             return _NO_OPINION  # making the socket's file is judged by files
         if not self.network.origin and self.network.listen is None:
             return _NO_OPINION
+        if event.detail == OWN:
+            return Decision(ALLOW, "network.own", "built-in", "nobody outside this run can connect to it")
         ip = parse_ip(event.ip) if event.ip else (4, 0)
         where = destination(event)
         if event.kind == "net.bind" and event.port == 0:
