@@ -30,9 +30,10 @@ class SafetyLayer:
     """Judges operations by policies and boundaries before they run, and records them.
 
     ``policies`` and ``boundaries`` may be changed at any time. An operation that needs approval waits at the
-    ``approval_gate``; without one it is blocked. With ``trace`` guarded calls are recorded (sessions always are).
-    ``on_violation`` is called with the ``SafetyCheckResult`` of whatever may not run; then ``SafetyViolation`` is
-    raised, or with ``raise_on_violation=False`` the operation's result is None.
+    ``approval_gate``; without one it is blocked. With ``trace`` guarded calls are recorded, and kept until
+    ``reset_trace`` (sessions always are recorded). ``on_violation`` is called with the ``SafetyCheckResult`` of
+    whatever may not run; then ``SafetyViolation`` is raised, or with ``raise_on_violation=False`` the operation's
+    result is None.
 
     >>> safety = SafetyLayer(policies=[Policy.block_pattern(r"rm\\s+-rf\\s+/", "No recursive delete from root")])
     >>> @safety.guard

@@ -147,11 +147,17 @@ def in_fork(work: Any) -> str:
     return said
 
 
+# From Python 3.12 on, forking while threads run warns; here that is the point, or another test's thread.
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+
+@forks
 def test_a_forked_child_makes_ids_of_its_own() -> None:
     new_id()  # some are ready to be taken
     assert in_fork(new_id) != new_id()
 
 
+@forks
 def test_locks_held_by_another_thread_do_not_stop_a_forked_child() -> None:
     from agent_safety_layer import approval, boundaries
 
