@@ -181,22 +181,19 @@ class Guarded:
             gap = Event("session.gap", detail=f"{report.count} reports of the egress process were lost", time=now)
             self._recorder.record(gap, Decision(ALLOW), ALLOW, "", now)
             return
-        if not report.result:
-            detail = f"ended: {report.sent} bytes sent, {report.received} received"
-            decision = Decision(ALLOW, "egress", "", detail)
-        else:
-            detail = report.reason
-            decision = Decision(BLOCK, "egress", "", report.reason) if report.result == "EACCES" else Decision(ALLOW)
+        counted = f"{report.sent} bytes sent, {report.received} received"
         event = Event(
             report.kind,
             host=report.host,
             ip=report.ip,
             port=report.port,
             proto=report.proto,
-            detail=detail,
+            detail=report.reason if report.result else counted,
             time=now,
         )
-        self._recorder.record(event, decision, decision.action, report.result, now)
+        decision = self._view.decide(event)
+        effective = BLOCK if report.result == "EACCES" else ALLOW if decision.action == ASK else decision.action
+        self._recorder.record(event, decision, effective, report.result, now)
 
     def close(self) -> None:
         """End the egress process."""
