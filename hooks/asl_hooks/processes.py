@@ -23,10 +23,14 @@ _ERESTARTSYS = 512
 class Process:
     """A living process: ``mem`` is its memory (see ``asl_hooks.memory``), ``pidfd`` polls readable when it has exited.
 
-    ``cache`` belongs to whoever answers the process's calls; it is emptied by an exec.
+    ``cache`` belongs to whoever answers the process's calls; it is emptied by an exec. So does ``execs``: what each
+    thread that is about to exec should become.
     """
 
-    __slots__ = ("cache", "exe", "exec_pending", "gid", "groups", "mem", "pid", "pidfd", "ppid", "tids", "uid", "umask")
+    __slots__ = (
+        *("cache", "exe", "exec_pending", "execs", "gid", "groups", "mem", "pid", "pidfd", "ppid", "tids", "uid"),
+        "umask",
+    )
 
     def __init__(self, pid: int, status: dict[bytes, bytes]) -> None:
         self.pid = pid
@@ -34,6 +38,7 @@ class Process:
         self.umask = int(status.get(b"Umask", b"022"), 8)
         self.tids: set[int] = {pid}
         self.cache: dict[Any, Any] = {}
+        self.execs: dict[int, tuple[Any, ...]] = {}
         self.exec_pending = False
         self._identify(status)
         self.pidfd = linux.pidfd_open(pid, 0)

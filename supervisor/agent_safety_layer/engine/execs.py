@@ -1,9 +1,12 @@
-"""Exec: judged at the call, and again on what really runs, before its first instruction.
+"""Exec: judged at the call with all that it should become, and compared with what really runs before that begins.
 
-The kernel reads path and argv after the supervisor has, so the first judgement alone could be fooled by a second
+What is called may only be the first of several: the interpreter of a ``#!`` script runs in its place, and ld.so loads
+the program that is its argument. Each is an event, and the strictest decision about any of them is the answer.
+
+The kernel reads path, argv and script after the supervisor has, so that judgement alone could be fooled by a second
 thread, a link swapped in time, or a script that becomes another. So the thread is seized, and at the exec stop
-(``asl_hooks.ptrace``) the real executable and argv are compared, and judged where they differ: interpreters of ``#!``
-scripts, and whatever a race put in place. What may not run is killed there.
+(``asl_hooks.ptrace``) the real executable and argv are looked at; when they are none of those that were judged, they
+are judged there, and killed if they may not run.
 """
 
 from __future__ import annotations
@@ -11,12 +14,12 @@ from __future__ import annotations
 import _signal
 import os
 import stat
-from errno import EACCES, ELOOP, ESRCH
+from errno import EACCES, ELOOP, ENOENT, ESRCH
 from time import time
 
 from agent_safety_layer.engine.objects import signed
 from agent_safety_layer.engine.operation import Operation
-from agent_safety_layer.events import ASK, BLOCK, Decision, Event, text_of
+from agent_safety_layer.events import ALLOW, ASK, BLOCK, RANK, Decision, Event, text_of
 from asl_hooks import memory, ptrace
 from asl_hooks._abi import linux
 from asl_hooks.paths import Located, base_of, locate, name_of
@@ -30,7 +33,15 @@ if TYPE_CHECKING:
     from asl_hooks.backend import Backend, Call
     from asl_hooks.processes import Process
 
-_LONGEST_CMDLINE = 1 << 21
+_LONGEST_CMDLINE = 6 << 20
+_SCRIPT_HEAD = 256  # BINPRM_BUF_SIZE
+_SCRIPTS = 5  # scripts that are interpreted by scripts: the kernel gives up with ELOOP
+# ld.so PROGRAM: the loader's own names, and those of its options that take a value.
+_LOADERS = ("ld-linux", "ld-musl-", "ld.so", "ld64.so", "ld-2.")
+_LOADER_VALUES = (
+    *(b"--library-path", b"--inhibit-rpath", b"--audit", b"--preload", b"--argv0"),
+    *(b"--glibc-hwcaps-prepend", b"--glibc-hwcaps-mask"),
+)
 
 
 class Execs:
@@ -51,9 +62,13 @@ class Execs:
         raw = memory.read_string(process.mem, args[at])
         if not raw and flags & linux.AT_EMPTY_PATH:
             held = self._view.copy_descriptor(call, dir_fd)
-            found = Located(name_of(held), held)
+            found, given = Located(name_of(held), held), b"/dev/fd/%d" % dir_fd
         else:
+            if not raw:
+                raise OSError(ENOENT, "nothing to execute")
+            here = raw.startswith(b"/") or dir_fd == linux.AT_FDCWD
             path = raw if raw.startswith(b"/") else base_of(call.tid, dir_fd) + b"/" + raw
+            given = raw if here else b"/dev/fd/%d/%s" % (dir_fd, raw)
             found = locate(path, process.pid, call.tid, not flags & linux.AT_SYMLINK_NOFOLLOW)
         if found.fd < 0:
             raise OSError(found.errno, "nothing to execute")
@@ -63,7 +78,8 @@ class Execs:
                 raise OSError(ELOOP, "a symbolic link")
             if not stat.S_ISREG(mode) or not os.access(b"/proc/self/fd/%d" % found.fd, os.X_OK):
                 raise OSError(EACCES, "not executable")
-            argv = tuple(text_of(word) for word in memory.read_strings(process.mem, args[at + 1]))
+            argv = memory.read_strings(process.mem, args[at + 1]) or [b""]
+            steps = [(found.path, argv), *self._becomes(found, given, argv, call, process)]
         finally:
             os.close(found.fd)
         canonical, spelled = text_of(found.path), text_of(raw)
@@ -73,10 +89,46 @@ class Execs:
             process,
             path=canonical,
             spelled=spelled if spelled != canonical else "",
-            argv=argv,
+            argv=_texts(argv),
             cwd=_cwd(call.tid),
         )
+        events = [event, *(_instead(event, text_of(path), _texts(words)) for path, words in steps[1:])]
+        process.execs[call.tid] = tuple(events)
+        if len(events) > 1:
+            event = max(events, key=lambda event: RANK[self._view.decide(event).action])
         return Operation(event, None, bounded=True)
+
+    def _becomes(
+        self, found: Located, given: bytes, argv: list[bytes], call: Call, process: Process
+    ) -> list[tuple[bytes, list[bytes]]]:
+        """The executables and argvs that the kernel, or ld.so, will make of it one after the other."""
+        steps: list[tuple[bytes, list[bytes]]] = []
+        held = [found]
+        try:
+            while len(steps) < _SCRIPTS:
+                interpreter = _interpreter(held[-1])
+                if not interpreter:
+                    break
+                argv = [*interpreter, given, *argv[1:]]
+                given = interpreter[0]
+                held.append(self._locate(given, call, process))
+                steps.append((held[-1].path, argv))
+            if os.path.basename(text_of(held[-1].path)).startswith(_LOADERS):
+                words = _after_loader(argv)
+                if words:
+                    held.append(self._locate(words[0], call, process))
+                    steps.append((held[-1].path, words))
+        finally:
+            for extra in held[1:]:
+                if extra.fd >= 0:
+                    os.close(extra.fd)
+        return steps
+
+    @staticmethod
+    def _locate(path: bytes, call: Call, process: Process) -> Located:
+        if not path.startswith(b"/"):
+            path = base_of(call.tid, linux.AT_FDCWD) + b"/" + path
+        return locate(path, process.pid, call.tid, True)
 
 
 class ExecCheck:
@@ -87,14 +139,17 @@ class ExecCheck:
         self._view = view
         self._recorder = recorder
         self._verify = verify
-        self._seized: dict[int, tuple[int, Event]] = {}  # thread: its process, and what was judged
+        self._seized: dict[int, tuple[int, tuple[Event, ...]]] = {}  # thread: its process, and what was judged
 
     def let_go(self, stopped: Stopped, event: Event, decision: Decision, effective: str) -> None:
         """Let the kernel run an exec that was judged, to be stopped again before the new program begins."""
         call, process = stopped.call, stopped.process
         process.exec_pending = True
         process.cache.clear()
-        if not self._view.executable(event.path) and event.path.startswith("/"):
+        judged = process.execs.pop(call.tid, (event,))
+        path = judged[0].path
+        # An executable without a name, such as a memfd, is no business of Landlock.
+        if path.startswith("/") and not path.startswith("/memfd:") and not self._view.executable(path):
             self._deny(stopped, event, "it lies outside of what the kernel was told at the start may be executed")
             return
         if self._verify:
@@ -107,7 +162,7 @@ class ExecCheck:
                     else:
                         self._deny(stopped, event, f"it could not be traced to be verified: {error.strerror}")
                     return
-            self._seized[call.tid] = (process.pid, event)
+            self._seized[call.tid] = (process.pid, judged)
         if self._backend.proceed(call):
             self._recorder.record(event, decision, effective, "", stopped.started)
 
@@ -118,13 +173,13 @@ class ExecCheck:
     def stops(self) -> None:
         """Look at the threads that were seized; SIGCHLD says when."""
         for stop in ptrace.stops({tid: pid for tid, (pid, _) in self._seized.items()}):
-            pid, judged = self._seized.pop(stop.tid)
+            _, judged = self._seized.pop(stop.tid)
             if stop.exec:
-                self._check(pid, stop.stopped, judged)
+                self._check(stop.stopped, judged)
             elif not stop.gone:
                 ptrace.detach(stop.stopped, stop.signal)
 
-    def _check(self, pid: int, stopped: int, judged: Event) -> None:
+    def _check(self, pid: int, judged: tuple[Event, ...]) -> None:
         started = time()
         process = self._view.processes.get(pid)
         try:
@@ -133,37 +188,83 @@ class ExecCheck:
                 process.refresh()
         except OSError as error:
             decision = Decision(BLOCK, "exec", "", f"what really runs could not be read: {error.strerror}")
-            self._kill(pid, judged, decision, started)
+            self._kill(pid, judged[0], decision, started)
             return
-        if actual is not None:
+        if actual is not judged[0]:
             decision = self._view.decide(actual)
             enforced = self._view.decide_enforced(actual).action
             if enforced in (BLOCK, ASK):
-                self._kill(pid, actual, decision, started)
-                return
+                if not any(actual is event for event in judged):
+                    self._kill(pid, actual, decision, started)
+                    return
+                enforced = ALLOW  # asked about, or observed only, as a part of the call
             self._recorder.record(actual, decision, enforced, "", started)
-        ptrace.detach(stopped)
+        ptrace.detach(pid)
 
     def _kill(self, pid: int, event: Event, decision: Decision, started: float) -> None:
         try:
             os.kill(pid, _signal.SIGKILL)
         except ProcessLookupError:
             pass
+        self._seized[pid] = (pid, ())  # its end is told to its tracer first: ``stops`` hands it on to its parent
         self._recorder.record(event, decision, BLOCK, "SIGKILL", started)
 
 
-def real(pid: int, judged: Event) -> Event | None:
-    """What runs in *pid* now, as an event, when that is not what was judged; None when it is exactly that.
+def real(pid: int, judged: tuple[Event, ...]) -> Event:
+    """What runs in *pid* now: the very event of *judged* that says so, or else a new one.
 
     ``OSError`` when it cannot be read: then it must not run.
     """
     exe = text_of(os.readlink(b"/proc/%d/exe" % pid))
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         words = file.read(_LONGEST_CMDLINE).split(b"\0")[:-1]
-    argv = tuple(text_of(word) for word in words)
-    if exe == judged.path and argv == (judged.argv or ("",)):
-        return None
-    return replace(judged, path=exe, argv=argv, spelled="", detail="what the kernel runs for it")
+    argv = _texts(words)
+    for event in judged:
+        if exe == event.path and argv == event.argv:
+            return event
+    return _instead(judged[0], exe, argv)
+
+
+def _instead(event: Event, path: str, argv: tuple[str, ...]) -> Event:
+    return replace(event, path=path, argv=argv, spelled="", detail="what runs for it")
+
+
+def _texts(words: list[bytes]) -> tuple[str, ...]:
+    return tuple(text_of(word) for word in words)
+
+
+def _interpreter(found: Located) -> list[bytes]:
+    """The interpreter that the first line of a ``#!`` script names, with its one argument; empty for no script, and
+    for what cannot be read here (the exec stop will show what it was).
+    """
+    if found.fd < 0:
+        return []
+    try:
+        fd = os.open(b"/proc/self/fd/%d" % found.fd, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return []
+    try:
+        head = os.pread(fd, _SCRIPT_HEAD, 0)
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    if not head.startswith(b"#!"):
+        return []
+    line = head[2:].split(b"\n", 1)[0].split(b"\0", 1)[0].strip(b" \t")
+    name = line.replace(b"\t", b" ").partition(b" ")[0]
+    argument = line[len(name) :].strip(b" \t")
+    return [word for word in (name, argument) if word]
+
+
+def _after_loader(argv: list[bytes]) -> list[bytes]:
+    """The program that ld.so, called with *argv*, is to load, and its arguments."""
+    words = argv[1:]
+    while words and words[0].startswith(b"--"):
+        if words[0] in _LOADER_VALUES:
+            words = words[1:]
+        words = words[1:]
+    return words
 
 
 def _cwd(tid: int) -> str:
