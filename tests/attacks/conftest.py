@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.attacks.bystander import Bystander
 from tests.attacks.scene import MARK, Scene
 

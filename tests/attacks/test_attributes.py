@@ -8,6 +8,7 @@ import os
 import sys
 
 import pytest
+
 from tests.attacks.scene import Scene
 
 CODE = r"""

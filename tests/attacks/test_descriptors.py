@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from tests.attacks.conftest import Build
 from tests.attacks.scene import Scene
 

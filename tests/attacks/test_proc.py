@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+
 from tests.attacks.bystander import Bystander
 from tests.attacks.scene import INTACT, MARK, Scene
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.attacks.conftest import Build
 from tests.attacks.scene import Scene
 

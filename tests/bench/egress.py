@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from tests.core.egress.test_dns import question
-from tests.kernel.egress_scene import Scene, Server, as_user, forked, result_of
-
 from agent_safety_layer.egress.client import EgressClient  # noqa: F401  # its import is not part of what is measured
 from asl_hooks import netns
+from tests.core.egress.test_dns import question
+from tests.kernel.egress_scene import Scene, Server, as_user, forked, result_of
 
 SIZE = 256 << 20
 CONNECTIONS = 400

@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from tests.core.replay.scenes import LOOSE, STATEFUL, judged, policy, write
 
 from agent_safety_layer.events import Event
+from tests.core.replay.scenes import LOOSE, STATEFUL, judged, policy, write
 
 EVENTS = [
     Event("file.read", 1, path="/etc/hosts"),

@@ -8,7 +8,6 @@ from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.core import bpf_machine
 
 from asl_hooks import filters, syscalls
 from asl_hooks._abi import constants as k
@@ -30,6 +29,7 @@ from asl_hooks.bpf import (
     trace,
     verdict_text,
 )
+from tests.core import bpf_machine
 
 ARCHES = (AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64)
 I386 = 0x40000003

@@ -18,9 +18,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
-from tests.core.egress.test_dns import question
-from tests.core.egress.test_sniff import client_hello
-from tests.kernel.egress_scene import Scene, Server, as_user, echo
 
 from agent_safety_layer.egress.client import EgressClient
 from agent_safety_layer.egress.gate import Settings
@@ -28,6 +25,9 @@ from agent_safety_layer.egress.protocol import Ask
 from agent_safety_layer.errors import UnsupportedError
 from agent_safety_layer.events import ALLOW, ASK, BLOCK, Decision
 from asl_hooks import netns
+from tests.core.egress.test_dns import question
+from tests.core.egress.test_sniff import client_hello
+from tests.kernel.egress_scene import Scene, Server, as_user, echo
 
 T = TypeVar("T")
 NAMES = {"a.test": ("127.0.0.1",), "b.test": ("127.0.0.1",), "six.test": ("::1",)}

@@ -12,11 +12,11 @@ from collections.abc import Collection
 from errno import EAFNOSUPPORT, EBADF, EBUSY, EFAULT, EINVAL, ENOSYS, EPERM, EPROTONOSUPPORT
 
 import pytest
-from tests.kernel.child import DiedError, errno_of, outcome, raw
 
 from asl_hooks import bpf, filters, syscalls
 from asl_hooks._abi import linux
 from asl_hooks.errors import BackendError
+from tests.kernel.child import DiedError, errno_of, outcome, raw
 
 BAD = 1  # an address at which nothing is mapped
 GARBAGE = 0xDEADBEEF << 32

@@ -11,12 +11,12 @@ from errno import EACCES, ENOENT, EPERM, EXDEV
 from pathlib import Path
 
 import pytest
-from tests.kernel.child import errno_of, outcome
 
 from asl_hooks import landlock
 from asl_hooks._abi import constants as k
 from asl_hooks.errors import UnsupportedError
 from asl_hooks.landlock import FILES, READ, SCOPES, TCP, WRITE, Ruleset
+from tests.kernel.child import errno_of, outcome
 
 SYSTEM = tuple((folder, READ) for folder in ("/usr", "/bin", "/lib", "/lib64", "/etc"))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kernel import runs
 
 from asl_hooks import cgroup
+from tests.kernel import runs
 
 pytestmark = pytest.mark.requires("notify")
 

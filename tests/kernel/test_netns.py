@@ -8,10 +8,10 @@ from typing import Any
 
 import pyroute2
 import pytest
-from tests.kernel.egress_scene import as_user, forked, result_of
 
 from asl_hooks import netns, rtnetlink
 from asl_hooks.errors import UnsupportedError
+from tests.kernel.egress_scene import as_user, forked, result_of
 
 USERS = ("self", "ordinary")
 

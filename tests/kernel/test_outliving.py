@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.kernel import runs
 
 pytestmark = pytest.mark.requires("notify")

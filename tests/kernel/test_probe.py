@@ -1,12 +1,12 @@
 import os
 
 import pytest
-from tests import requirements
-from tests.requirements import requires
 
 from agent_safety_layer.doctor import FALLBACK, FALLBACKS, FULL, NONE, REQUIRED, diagnose, text, verdict_on
 from asl_hooks import probe as module
 from asl_hooks.probe import PROBES, Finding, probe, probes
+from tests import requirements
+from tests.requirements import requires
 
 MISSING = Finding("x", "wanted", "found", False, "remedy")
 
@@ -53,10 +53,9 @@ def test_a_probe_sees_a_machine_that_refuses():
     """The same probe, in a child under a filter that refuses what it uses: the positive control is the run above."""
     from errno import EPERM
 
-    from tests.kernel.child import outcome
-
     from asl_hooks import bpf, syscalls
     from asl_hooks._abi import linux
+    from tests.kernel.child import outcome
 
     refused = {
         "userns": ("unshare",),

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from tests.core.replay.scenes import LOOSE, STATEFUL, VARIABLES, policy
 
 from agent_safety_layer.policy import PROFILES, Policy, load
 from agent_safety_layer.policy.model import Environment
 from agent_safety_layer.policy.plain import plain, rebuilt
 from agent_safety_layer.trace.encode import dumps
 from asl_hooks.value import replace
+from tests.core.replay.scenes import LOOSE, STATEFUL, VARIABLES, policy
 
 EVERYTHING = """
 version: 1

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.core.replay.scenes import ALLOWED, LOOSE, STATEFUL, judged, policy, write
 
 from agent_safety_layer.errors import TraceError
 from agent_safety_layer.events import BLOCK, Decision, Event
@@ -16,6 +15,7 @@ from agent_safety_layer.trace import replay as replaying
 from agent_safety_layer.trace.reader import TraceReader
 from agent_safety_layer.trace.replay import recorded_policy, recorded_variables, replay
 from asl_hooks.value import replace
+from tests.core.replay.scenes import ALLOWED, LOOSE, STATEFUL, judged, policy, write
 
 OWN, OTHER = policy(STATEFUL), policy(LOOSE)
 STRICT = policy("version: 1\nname: s\nfiles: {read: [/w], write: [/w]}\nnetwork: {block: ['*']}\n")
