@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from errno import E2BIG, EFBIG, EINVAL, ENAMETOOLONG, ENOSYS, ERANGE
+from errno import E2BIG, EFBIG, EINVAL, ENAMETOOLONG, ENOSYS, EPERM, ERANGE
 
 from agent_safety_layer.engine.objects import Objects, failing, signed
 from agent_safety_layer.engine.operation import Operation
@@ -182,6 +182,8 @@ class Metadata:
             attribute = memory.read_string(process.mem, call.args[1], 256)
         except OSError as error:
             raise OSError(ERANGE if error.errno == ENAMETOOLONG else error.errno, "no name of an attribute") from error
+        if attribute.startswith((b"security.", b"trusted.")):
+            raise OSError(EPERM, "takes capabilities that a root supervisor has and its tree has not")
         if "remove" in name:
             return lambda at: os.removexattr(at, attribute)
         if call.args[3] > 65536:
