@@ -31,7 +31,8 @@ _FORWARDED = (
     *(_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2),
     *(_signal.SIGWINCH, _signal.SIGCONT),
 )
-_FROM_TERMINAL = (_signal.SIGINT, _signal.SIGQUIT)
+_INTERRUPTS = (_signal.SIGINT, _signal.SIGQUIT)
+_FROM_TERMINAL = (*_INTERRUPTS, _signal.SIGWINCH)
 _AT_ONCE = ("memory", "written")  # what would go on growing while the tree is asked to end
 
 
@@ -67,6 +68,7 @@ class Tree:
         self._kill_at = 0.0
         self._outcome = ""
         self._interrupts = 0
+        self._interrupted_by = 0
         self._ended = False
         self._saved: dict[int, Any] = {}
 
@@ -189,13 +191,14 @@ class Tree:
     def _signalled(self, number: int) -> None:
         if number == _signal.SIGWINCH and self._output is not None:
             self._output.resize()
-        if number in _FROM_TERMINAL:
+        if number in _INTERRUPTS:
             self._interrupts += 1
             if self._interrupts > 1:
+                self._interrupted_by = number
                 self._stop("signaled", 0)
                 return
-            if self._shares_foreground():
-                return  # the terminal sent it to the child as well
+        if number in _FROM_TERMINAL and self._shares_foreground():
+            return  # the terminal sent it to the child as well
         _send(self._launched.pid, number)
 
     def _shares_foreground(self) -> bool:
@@ -253,7 +256,7 @@ class Tree:
     def _ending(self, wall_s: float) -> Ending:
         status = _signal.SIGKILL if self._status is None else self._status
         user_s, system_s, peak, read, written = self._used
-        signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        signal = self._interrupted_by or (os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0)
         code = 128 + signal if signal else os.WEXITSTATUS(status)
         outcome = self._outcome
         if self._group is not None:

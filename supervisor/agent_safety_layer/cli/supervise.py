@@ -167,14 +167,14 @@ def main(without: frozenset[str] = frozenset()) -> None:
         sys.stdout.write(str(stop))
         sys.exit(0)
     except AslError as error:
-        sys.stderr.write(f"asl-supervise: {error}\n")
-        sys.stderr.flush()
+        if sys.stderr is not None:  # the caller may have closed it
+            sys.stderr.write(f"asl-supervise: {error}\n")
+            sys.stderr.flush()
         os._exit(error.exit_code)
     except KeyboardInterrupt:
         os._exit(130)
     if ending.outcome == "signaled" and ending.signal:
         _die_by(ending.signal)
-    sys.stdout.flush()
     os._exit(ending.exit_code)  # nothing is left to tear down; the interpreter's own end costs milliseconds
 
 
