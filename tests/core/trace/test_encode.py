@@ -1,12 +1,16 @@
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import agent_safety_layer
+import asl_hooks
 from agent_safety_layer.errors import TraceError
 from agent_safety_layer.events import ACTIONS, KINDS, Decision, Event, Outcome, TraceEntry, text_of
 from agent_safety_layer.trace import redact
@@ -144,7 +148,14 @@ def test_the_recording_side_imports_next_to_nothing():
         "from agent_safety_layer import tally, denials, summary, report, state, terminal, wording\n"
         "print(*sorted(m for m in set(sys.modules) - before if not m.startswith(('agent_safety_layer', 'asl_hooks'))))"
     )
-    done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, check=True)
+    roots = os.pathsep.join(str(Path(package.__file__).parents[1]) for package in (agent_safety_layer, asl_hooks))
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": roots},
+    )
     assert set(done.stdout.split()) <= {"__future__", "_json", "binascii", "_collections"}
 
 
