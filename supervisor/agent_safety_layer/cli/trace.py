@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from agent_safety_layer.cli.options import AS_JSON, COLOUR, opened, tell_truncated
+from agent_safety_layer.cli.query import query, sql, tail
 from agent_safety_layer.terminal import colour_wanted, paint, visible
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from agent_safety_layer.trace.reader import Line, TraceReader
-
-COLOUR = click.option(
-    "--color", "when", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colours."
-)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 TRACE = click.argument("name", metavar="TRACE")
 
 
 @click.group()
 def trace() -> None:
-    """List, show, count and verify traces.
+    """List, show, query, follow, count and verify traces.
 
     TRACE is a file, the name of a run or its beginning, or `last`.
     """
@@ -41,23 +34,25 @@ def show(
     name: str, kinds: tuple[str, ...], actions: tuple[str, ...], pids: tuple[int, ...], as_json: bool, when: str
 ) -> None:
     """Print a trace's events, one a line."""
-    from agent_safety_layer.trace.show import Filter, heading, row
+    from agent_safety_layer.trace.query import query as made
+    from agent_safety_layer.trace.query import select
+    from agent_safety_layer.trace.show import heading, row
 
     try:
-        wanted = Filter.of(kinds, actions, pids)
+        wanted = made(kinds=kinds, actions=actions, pids=pids)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     colour = not as_json and colour_wanted(when, sys.stdout.fileno())
-    with _open(name) as reader:
+    with opened(name) as reader:
         if not as_json:
             click.echo(_title(reader.header))
             click.echo(paint(heading(), "dim", colour), color=True)
-        for line in _events(reader):
-            if line.entry is not None and wanted.passes(line.entry):
+        for line in select(reader, wanted):
+            if line.entry is not None:
                 sys.stdout.write(line.raw.decode() if as_json else row(line.entry, colour) + "\n")
         if not as_json and reader.footer is not None:
             click.echo(_ending(reader.footer))
-        _tell_truncated(reader)
+        tell_truncated(reader)
 
 
 @trace.command()
@@ -119,13 +114,10 @@ def stats(name: str, as_json: bool, when: str) -> None:
     """Count a trace's events by kind and decision, and list what was denied."""
     from agent_safety_layer.report import Ending, report
     from agent_safety_layer.summary import denied
-    from agent_safety_layer.tally import Tally
+    from agent_safety_layer.trace.stats import tally_of
 
-    tally = Tally()
-    with _open(name) as reader:
-        for line in _events(reader):
-            if line.entry is not None:
-                tally.add(line.entry.event, line.entry.decision, line.entry.outcome.effective)
+    with opened(name) as reader:
+        tally = tally_of(reader)
         if as_json:
             import json
 
@@ -139,18 +131,7 @@ def stats(name: str, as_json: bool, when: str) -> None:
             _print_counts(tally.counts())
             for said in denied(tally, colour_wanted(when, sys.stdout.fileno())):
                 click.echo(said, color=True)
-        _tell_truncated(reader)
-
-
-def _open(name: str) -> TraceReader:
-    from agent_safety_layer.trace.reader import TraceReader
-    from agent_safety_layer.trace.runs import find
-
-    return TraceReader(find(name))
-
-
-def _events(reader: TraceReader) -> Iterator[Line]:
-    return (line for line in reader.lines() if line.entry is not None)
+        tell_truncated(reader)
 
 
 def _title(header: dict[str, Any]) -> str:
@@ -189,6 +170,5 @@ def _print_counts(counts: dict[str, dict[str, int]]) -> None:
         click.echo("".join([f"{kind:<18}", *(f"{of_kind.get(action, 0):>18}" for action in actions)]))
 
 
-def _tell_truncated(reader: TraceReader) -> None:
-    if reader.truncated_after is not None:
-        click.echo(f"asl: {visible(reader.path)}: truncated after line {reader.truncated_after}", err=True)
+for command in (query, tail, sql):
+    trace.add_command(command)

@@ -6,6 +6,8 @@
     writer    the file: batches, checkpoints, footer  hot
     reader    lines back into values                  cold
     verify    intact, truncated, or changed, and where
+    query     which events, and how many of what          follow    a trace that is still being written
+    stats     the counts of a whole trace                 sql       tables for DuckDB
     show      lines for people
     replay    decided again, under the recorded policy or others
     runs      past runs in the state folder

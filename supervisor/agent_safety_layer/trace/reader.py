@@ -81,7 +81,9 @@ class Line:
     first: int = 0
 
 
-_FOOTER_BEGINS = b'{"type":"footer"'
+EVENT_BEGINS = b'{"type":"event"'
+FOOTER_BEGINS = b'{"type":"footer"'
+_CHUNK = 1 << 20
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -98,7 +100,7 @@ def decode(line: bytes | str) -> TraceEntry:
 def parse(raw: bytes, number: int, file: str = "") -> Line:
     """The line as a value. Raises ``TraceError`` with the line's number when it is not one of a trace."""
     try:
-        if not raw.startswith(b'{"type":"event"'):
+        if not raw.startswith(EVENT_BEGINS):
             fields = _decode_any(raw)
             kind = fields.get("type")
             if kind != EVENT:
@@ -138,6 +140,11 @@ def parse(raw: bytes, number: int, file: str = "") -> Line:
     outcome = Outcome(e.effective or d.action, e.result, e.us)
     entry = TraceEntry(e.seq, event, Decision(d.action, d.rule, d.where, d.reason), outcome)
     return Line(number, EVENT, raw, entry, redacted=e.redacted, lost=e.lost, first=e.first)
+
+
+def time_of(raw: bytes) -> float:
+    """The time of an event line that a supervisor wrote, without parsing it."""
+    return float(raw.split(b",", 3)[2][7:])
 
 
 class TraceReader:
@@ -187,18 +194,47 @@ class TraceReader:
         for number, raw in self.raw():
             yield parse(raw, number, self.path)
 
-    def raw(self) -> Iterator[tuple[int, bytes]]:
-        """The same with each line's number and bytes, most of them not looked at: ten times as fast."""
+    def raw(self, needle: bytes = b"") -> Iterator[tuple[int, bytes]]:
+        """The same with each line's number and bytes, not looked at; only lines that hold *needle*, when it is given.
+
+        Ten times as fast as ``lines``, and what lies between the lines with a rare needle costs next to nothing.
+        """
+        if needle:
+            return self._holding(needle)
+        return self._raw()
+
+    def _raw(self) -> Iterator[tuple[int, bytes]]:
         number = 1
         for number, raw in enumerate(self._file, 2):
             if raw[-1:] != b"\n":
                 self.truncated_after = number - 1
                 return
-            if raw[:16] == _FOOTER_BEGINS:
+            if raw[:16] == FOOTER_BEGINS:
                 self.footer = parse(raw, number, self.path).fields
             yield number, raw
         if self.footer is None:
             self.truncated_after = number
+
+    def _holding(self, needle: bytes) -> Iterator[tuple[int, bytes]]:
+        number, rest, last = 2, b"", b""  # number: of the line that begins at ``counted``
+        while chunk := self._file.read(_CHUNK):
+            data = rest + chunk
+            end = data.rfind(b"\n") + 1
+            counted, at = 0, data.find(needle, 0, end)
+            while at >= 0:
+                start, stop = data.rfind(b"\n", 0, at) + 1, data.index(b"\n", at) + 1
+                number += data.count(b"\n", counted, start)
+                counted = start
+                yield number, data[start:stop]
+                at = data.find(needle, stop, end)
+            number += data.count(b"\n", counted, end)
+            if end:
+                last = data[data.rfind(b"\n", 0, end - 1) + 1 : end]
+            rest = data[end:]
+        if last.startswith(FOOTER_BEGINS) and not rest:
+            self.footer = parse(last, number - 1, self.path).fields
+        else:
+            self.truncated_after = number - 1
 
     def __iter__(self) -> Iterator[TraceEntry]:
         for line in self.lines():

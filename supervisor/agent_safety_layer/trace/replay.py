@@ -20,7 +20,7 @@ from agent_safety_layer.events import BLOCK, RANK, Decision, Event
 from agent_safety_layer.policy import State, advance, decide
 from agent_safety_layer.policy.decision import judge_of
 from agent_safety_layer.policy.plain import rebuilt
-from agent_safety_layer.trace.reader import TraceReader, parse
+from agent_safety_layer.trace.reader import EVENT_BEGINS, TraceReader, parse, time_of
 from agent_safety_layer.wording import object_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _DISTINCT = 1 << 16  # lines remembered; then what was counted is handed on and the memory begins anew
 _CHANGES = 1000
-_EVENT = b'{"type":"event"'
 # What happened without a policy being asked.
 _UNASKED = frozenset(
     (
@@ -218,7 +217,7 @@ def replay(path: str, policies: Sequence[tuple[str, Policy]]) -> Replayed:
 def _count(reader: TraceReader, memory: _Memory) -> None:
     known, learn = memory.known, memory.learn
     for number, raw in reader.raw():
-        if raw[:15] == _EVENT:
+        if raw[:15] == EVENT_BEGINS:
             parts = raw.split(b",", 8)  # the first eight hold type, seq, time, us, kind, pid, tid, ppid
             key = (parts[4], parts[-1])
             seen = known.get(key)
@@ -287,10 +286,10 @@ def _as_judged(path: str, reader: TraceReader) -> Iterator[tuple[int, bytes]]:
     waiting = iter(late)
     due = next(waiting, None)
     for number, raw in reader.raw():
-        if raw[:15] != _EVENT or number in numbers:
+        if raw[:15] != EVENT_BEGINS or number in numbers:
             continue
         if due is not None:
-            time = _time(raw)
+            time = time_of(raw)
             while due is not None and due[0] < time:
                 yield due[1:]
                 due = next(waiting, None)
@@ -303,16 +302,12 @@ def _late(reader: TraceReader) -> Iterator[tuple[float, int, bytes]]:
     """The event lines with a time before that of an earlier line."""
     latest = 0.0
     for number, raw in reader.raw():
-        if raw[:15] == _EVENT:
-            time = _time(raw)
+        if raw[:15] == EVENT_BEGINS:
+            time = time_of(raw)
             if time < latest:
                 yield time, number, raw
             else:
                 latest = time
-
-
-def _time(raw: bytes) -> float:
-    return float(raw.split(b",", 3)[2][7:])
 
 
 class _Walk:

@@ -4,47 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from agent_safety_layer.events import ACTIONS, ALLOW, AUDIT, BLOCK, GROUPS, KINDS, TraceEntry
+from agent_safety_layer.events import ALLOW, AUDIT, BLOCK, TraceEntry
 from agent_safety_layer.terminal import paint, visible
 from agent_safety_layer.wording import object_of
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 _COLOUR = {ALLOW: "green", AUDIT: "blue", BLOCK: "red"}  # the rest is yellow
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which entries to show; an empty set lets all through."""
-
-    kinds: frozenset[str] = frozenset()
-    actions: frozenset[str] = frozenset()
-    pids: frozenset[int] = frozenset()
-
-    @classmethod
-    def of(cls, kinds: Iterable[str] = (), actions: Iterable[str] = (), pids: Iterable[int] = ()) -> Filter:
-        """The filter, groups of kinds (``file``) spelled out. Raises ``ValueError`` for unknown kinds and actions."""
-        spelled: set[str] = set()
-        for kind in kinds:
-            if kind not in GROUPS and kind not in KINDS:
-                raise ValueError(f"{kind!r} is not a kind of event: {' '.join((*GROUPS, *KINDS))}")
-            spelled.update(GROUPS.get(kind, (kind,)))
-        wanted = frozenset(actions)
-        for action in wanted.difference(ACTIONS):
-            raise ValueError(f"{action!r} is not an action: {' '.join(ACTIONS)}")
-        return cls(frozenset(spelled), wanted, frozenset(pids))
-
-    def passes(self, entry: TraceEntry) -> bool:
-        """Whether the entry is to be shown. An action matches what was decided or what was done."""
-        return (
-            (not self.kinds or entry.event.kind in self.kinds)
-            and (not self.actions or entry.decision.action in self.actions or entry.outcome.effective in self.actions)
-            and (not self.pids or entry.event.pid in self.pids)
-        )
 
 
 def row(entry: TraceEntry, colour: bool = False) -> str:

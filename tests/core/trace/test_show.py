@@ -1,7 +1,7 @@
 import pytest
 
 from agent_safety_layer.events import Decision, Event, Outcome, TraceEntry
-from agent_safety_layer.trace.show import Filter, heading, row
+from agent_safety_layer.trace.show import heading, row
 
 ALLOW = Decision("allow")
 
@@ -58,26 +58,3 @@ def test_hostile_names_are_shown_as_escapes(name):
     for event in events:
         said = row(entry(event, Decision("block", name, name, name), Outcome("block", name)))
         assert said.isprintable()
-
-
-def test_filters():
-    entries = [READ, DENIED, OBSERVED]
-
-    def kept(**kw):
-        wanted = Filter.of(**kw)
-        return [e for e in entries if wanted.passes(e)]
-
-    assert kept() == entries
-    assert kept(kinds=["file"]) == [READ, OBSERVED]
-    assert kept(kinds=["file.read", "net"]) == [READ, DENIED]
-    assert kept(actions=["block"]) == [DENIED, OBSERVED]
-    assert kept(actions=["audit"]) == [OBSERVED]
-    assert kept(pids=[11, 12]) == [DENIED, OBSERVED]
-    assert kept(kinds=["file"], actions=["allow"], pids=[10]) == [READ]
-
-
-def test_unknown_filters_are_errors():
-    with pytest.raises(ValueError, match="not a kind"):
-        Filter.of(kinds=["files"])
-    with pytest.raises(ValueError, match="not an action"):
-        Filter.of(actions=["deny"])
