@@ -12,7 +12,7 @@ import errno
 import os
 import select
 
-from asl_hooks import bpf, landlock, netns, ptrace, syscalls
+from asl_hooks import bpf, cgroup, landlock, netns, ptrace, syscalls
 from asl_hooks._abi import constants as k
 from asl_hooks._abi import linux
 from asl_hooks.errors import AslError, UnsupportedError
@@ -395,54 +395,18 @@ def _raise() -> None:
 
 
 def _cgroup() -> tuple[str, int]:
-    writable, version = _cgroup_controllers()
-    held = [name for name in ("memory", "pids") if name in writable]
-    if len(held) < 2:
-        others = ", ".join(sorted(writable)) or "nothing"
-        raise _Missing(f"{version}; {others} of memory and pids can be limited")
-    return f"{version}: memory and pids can be limited", 1
-
-
-def _cgroup_controllers() -> tuple[set[str], str]:
-    """Which controllers can limit a group made here, and the version of the hierarchy they are in."""
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        paths = {part[1]: part[2] for line in file if len(part := line.rstrip("\n").split(":", 2)) == 3}
-    mounts: list[tuple[str, str, str]] = []
-    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            _, point, kind, options = line.split(" ")[:4]
-            if kind in ("cgroup", "cgroup2"):
-                mounts.append((kind, point, options))
-    found: set[str] = set()
-    version = "cgroup v2" if any(kind == "cgroup2" for kind, _, _ in mounts) else "no cgroups mounted"
-    for kind, point, options in mounts:
-        if kind == "cgroup2":
-            found |= _limits_in(_group(point, paths.get("", "/")), {"memory": "memory.max", "pids": "pids.max"})
-        else:
-            for name, limit in (("memory", "memory.limit_in_bytes"), ("pids", "pids.max")):
-                own = next((path for names, path in paths.items() if name in names.split(",")), "/")
-                if name in options.split(",") and _limits_in(_group(point, own), {name: limit}):
-                    found.add(name)
-                    version = "cgroup v1"
-    return found, version
-
-
-def _group(point: str, path: str) -> str:
-    """The folder of the own group; the mount's root where a container shows only a part of the hierarchy."""
-    own = os.path.join(point, path.lstrip("/"))
-    return own if os.path.isdir(own) else point
-
-
-def _limits_in(folder: str, limits: dict[str, str]) -> set[str]:
-    group = os.path.join(folder, f"asl-probe-{os.getpid()}")
+    wanted = (cgroup.MEMORY, cgroup.PROCESSES, cgroup.CPU)
     try:
-        os.mkdir(group)
-    except OSError:
-        return set()
+        subtree = cgroup.Subtree(f"asl-probe-{os.getpid()}", cgroup.places(), wanted)
+    except OSError as error:
+        raise _Missing(f"none can be made: {error.strerror}") from error
     try:
-        return {name for name, limit in limits.items() if os.access(os.path.join(group, limit), os.W_OK)}
+        held = ", ".join(f"{name} (version {subtree.version(name)})" for name in wanted if name in subtree.holds)
     finally:
-        os.rmdir(group)
+        subtree.remove()
+    if not held:
+        raise _Missing("none of memory, pids and cpu can be limited")
+    return f"limits on {held}", 1
 
 
 # Each mechanism: what is wanted, the probe, what to do when it is missing.
@@ -467,7 +431,7 @@ PROBES: dict[str, tuple[str, Callable[[], tuple[str, int]], str]] = {
     "mountns": ("a private mount namespace", _mountns, _USERNS),
     "pidns": ("a PID namespace", _pidns, _USERNS),
     "cgroup": (
-        "a cgroup for the tree, with memory and pids",
+        "a cgroup for the tree, with memory, pids and cpu",
         _cgroup,
         "Run under a delegated cgroup (systemd-run --user --scope -p Delegate=yes ...), or as root.",
     ),
