@@ -18,7 +18,7 @@ import _signal
 import ctypes
 import os
 import struct
-from errno import EACCES, ENOENT, EPERM
+from errno import EACCES, ENOENT, ENOEXEC, EPERM
 
 from asl_hooks import bpf, landlock, warden
 from asl_hooks._abi import linux
@@ -42,9 +42,9 @@ class LaunchSpec:
     ``filter`` is an assembled seccomp program; ``ruleset`` an open Landlock ruleset or -1; ``limits`` triples of
     ``(RLIMIT_*, soft, hard)``; ``keep`` descriptors that stay open above 2. ``closed`` are those of 0, 1, 2 that the
     program shall find closed, ``stdio`` pairs of a descriptor and the one of 0, 1, 2 that it becomes. ``groups`` are
-    open ``cgroup.procs`` files that the child writes itself into, ``kill_all`` an open ``cgroup.kill`` for the warden,
-    and ``folders`` the cgroups, which it removes if the supervisor cannot. ``network``: put the child into an empty
-    network namespace, where the machine has one to give.
+    open ``cgroup.procs`` files that the child writes itself into, ``kill_all`` an open ``cgroup.kill`` for the warden;
+    ``folders`` are the cgroups and ``scratch`` the folder that it removes if the supervisor cannot. ``network``: put
+    the child into an empty network namespace, where the machine has one to give.
     """
 
     argv: tuple[str, ...]
@@ -59,6 +59,7 @@ class LaunchSpec:
     groups: tuple[int, ...] = ()
     kill_all: int = -1
     folders: tuple[str, ...] = ()
+    scratch: str = ""
     network: bool = False
 
 
@@ -109,7 +110,7 @@ def launch(spec: LaunchSpec) -> Launched:
                 {0, 1, 2, control_r, status_w, supervisor, *((spec.kill_all,) if spec.kill_all >= 0 else ())}
             )
             os.write(status_w, warden.STATUS.pack(0, child, 0.0, 0.0, 0, 0, 0))
-            warden.run(child, control_r, status_w, supervisor, spec.kill_all, spec.folders)
+            warden.run(child, control_r, status_w, supervisor, spec.kill_all, spec.folders, spec.scratch)
         finally:
             os._exit(70)
     os.close(supervisor)
@@ -280,5 +281,17 @@ def _exec(
         if errno == EACCES:
             denied = errno
     errno = denied or errno
-    os.write(2, f"asl-supervise: {name}: {os.strerror(errno)}\n".encode("utf-8", "backslashreplace"))
+    os.write(2, f"asl-supervise: {name}: {_why_not(name, errno)}\n".encode("utf-8", "backslashreplace"))
     return 127 if errno == ENOENT else 126
+
+
+def _why_not(name: str, errno: int) -> str:
+    if errno == ENOENT:
+        return "no such program" + ("" if "/" in name else " on PATH")
+    if errno == ENOEXEC:
+        return "not a program, and no script: its first line names no interpreter (#!/bin/sh)"
+    if "/" in name and os.path.isdir(name):
+        return "a folder, not a program"
+    if errno == EACCES and "/" in name and os.path.exists(name) and not os.access(name, os.X_OK):
+        return "not executable; chmod +x makes it so"
+    return os.strerror(errno)

@@ -155,13 +155,19 @@ def stand_apart() -> None:
 
 
 def run(
-    child: int, control: int, status: int, supervisor: int, kill_all: int = -1, folders: tuple[str, ...] = ()
+    child: int,
+    control: int,
+    status: int,
+    supervisor: int,
+    kill_all: int = -1,
+    folders: tuple[str, ...] = (),
+    scratch: str = "",
 ) -> None:
     """Watch over *child* until told to end the tree; report the child's status once on *status*, and what the tree
     used at the end. Never returns.
 
     *supervisor* is a pidfd, readable once that process is dead. *kill_all* is an open ``cgroup.kill``, or -1;
-    *folders* are cgroups to remove if the supervisor is dead.
+    *folders* are cgroups to remove if the supervisor is dead, *scratch* a folder of the tree's own.
     """
     linux.prctl(linux.PR_SET_NAME, _name_address(b"asl-warden"), 0, 0, 0)
     read_before, written_before = _transferred()
@@ -190,6 +196,10 @@ def run(
                     from asl_hooks.cgroup import remove_folders
 
                     remove_folders(folders)
+                if scratch:
+                    from asl_hooks.scratch import remove
+
+                    remove(scratch)
                 _say(b"asl-supervise: the supervisor died; everything it had started was ended.\n")
             usage = _used()
             read, written = _transferred()

@@ -231,6 +231,7 @@ class Session:
                 groups=group.enter if group else (),
                 kill_all=group.kill_all if group else -1,
                 folders=group.folders if group else (),
+                scratch=private.tmp,
                 network=policy.enforced.guards_network and machine.isolates,
             )
         )

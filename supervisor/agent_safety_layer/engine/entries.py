@@ -53,6 +53,9 @@ class Entries:
         """
         path = self._objects.path(call, process, place[1], place[0])
         parent, name, canonical = self._objects.parent(path, call, process, dots)
+        if kind == "file.create" and _is_there(parent.fd, name):  # as the kernel: before it asks whether one may
+            os.close(parent.fd)
+            raise OSError(EEXIST, "it exists")
         event = self._objects.event(kind, call, process, canonical, path, **more)
 
         def perform() -> int:
@@ -207,6 +210,14 @@ class Entries:
         context = self._context
         bounded = context.writes_bounded(os.path.dirname(text1)) and context.writes_bounded(text_of(parent.path))
         return Operation(event, perform, bounded=bounded, fds=(found.fd, parent.fd))
+
+
+def _is_there(parent: int, name: bytes) -> bool:
+    try:
+        os.stat(name.rstrip(b"/"), dir_fd=parent, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _is_folder_at(parent: int, name: bytes) -> bool:
