@@ -30,6 +30,7 @@ class Throttle:
         self._share = percent / 100
         self._looked_at = 0.0
         self._cpu_s = 0.0
+        self._debt_s = 0.0  # of time that has yet to pass for what has been used
         self._stopped: list[int] = []
 
     def turn(self, now: float) -> float:
@@ -40,10 +41,12 @@ class Throttle:
             self._stopped = []
             return now + _TURN_S
         cpu_s = measure(self._warden).cpu_s
-        used_s, passed_s = cpu_s - self._cpu_s, now - self._looked_at
-        first, self._cpu_s, self._looked_at = not self._looked_at, cpu_s, now
-        pause_s = min(used_s / self._share - passed_s, _LONGEST_PAUSE_S)
-        if first or pause_s < _TURN_S / 10:
+        if self._looked_at:
+            owed_s = (cpu_s - self._cpu_s) / self._share - (now - self._looked_at)
+            self._debt_s = max(self._debt_s + owed_s, -_TURN_S)  # idling saves up for one turn, no more
+        self._cpu_s, self._looked_at = cpu_s, now
+        pause_s = min(self._debt_s, _LONGEST_PAUSE_S)
+        if pause_s < _TURN_S / 10:
             return now + _TURN_S
         for pid in descendants(self._warden):
             if _state(pid) not in _STOPPED:

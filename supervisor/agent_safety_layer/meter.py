@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from agent_safety_layer.limits import Crossing, Figures, Watch
+from asl_hooks.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ class Meter:
         found = self._watch.crossings(figures)
         self.next_look = now + self._watch.next_look_s(figures, self._cpus)
         return found
+
+    def counted(self) -> list[Crossing]:
+        """The limits on what is counted, not measured, that have been reached since the last look."""
+        output = 0 if self._output is None else self._output.count
+        figures = replace(self._last, output_bytes=output, operations=self._recorder.count)
+        return [crossing for crossing in self._watch.crossings(figures) if crossing.hit]
 
     def _measure(self, now: float) -> Figures:
         watch = self._watch

@@ -252,6 +252,9 @@ class Tree:
             os.close(fd)
         if self._output is not None:
             self._output.drain(-1 if not self._outcome else 1.0)
+        if not self._outcome:
+            for crossing in self._meter.counted():  # what came faster than we looked
+                self._crossed(crossing)
 
     def _ending(self, wall_s: float) -> Ending:
         status = _signal.SIGKILL if self._status is None else self._status
