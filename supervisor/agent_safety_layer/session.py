@@ -25,6 +25,7 @@ from asl_hooks.value import replace, value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from agent_safety_layer.engine.egress import Egress
@@ -164,7 +165,8 @@ class Session:
         try:
             self._header = self._describe(policy, machine, group, missing, isolated=launched.network >= 0)
             where = os.path.abspath(settings.trace) if settings.trace else f"{state_dir}/traces/{self.run_id}.jsonl"
-            writer = TraceWriter(where, with_policy(self._header, policy, self._variables))
+            sign, self._header["signed_by"] = self._signer(state_dir)
+            writer = TraceWriter(where, with_policy(self._header, policy, self._variables), sign=sign)
             self.trace_path = where
             remedy = partial(_remedy, policy)
             self.tally = Tally(remedy=remedy)
@@ -186,6 +188,17 @@ class Session:
         if failure is not None:
             raise failure
         return ending
+
+    def _signer(self, state_dir: str) -> tuple[Callable[[str], bytes] | None, str]:
+        """What signs the trace and the name of its key, when one is configured."""
+        from agent_safety_layer.trace.header import key_path
+
+        key = key_path(state_dir)
+        if not key:
+            return None, ""
+        from agent_safety_layer.trace.signing import signer
+
+        return signer(key)
 
     def _describe(
         self, policy: Policy, machine: Machine, group: Subtree | None, missing: tuple[str, ...], *, isolated: bool

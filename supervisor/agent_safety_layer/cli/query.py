@@ -167,6 +167,7 @@ def tail(name: str, follows: bool, count: int, as_json: bool, when: str, **given
       asl trace tail -f
       asl trace tail -f --action block --action require_approval
     """
+    from agent_safety_layer.trace.files import is_compressed
     from agent_safety_layer.trace.follow import follow, last
 
     with opened(name) as reader:
@@ -178,7 +179,9 @@ def tail(name: str, follows: bool, count: int, as_json: bool, when: str, **given
 
     colour = not as_json and colour_wanted(when, sys.stdout.fileno())
     try:
-        lines, end, ended = last(path, count, passes)
+        lines, end, ended = (
+            last(path, count, passes) if not is_compressed(path) else (_tail(path, count, wanted), 0, True)
+        )
         for line in lines:
             _write(line, as_json, colour)
         if not follows or ended:
@@ -190,6 +193,15 @@ def tail(name: str, follows: bool, count: int, as_json: bool, when: str, **given
                 sys.stdout.flush()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _tail(path: str, count: int, wanted: Query) -> list[Line]:
+    from collections import deque
+
+    from agent_safety_layer.trace.query import select
+
+    with opened(path) as reader:
+        return list(deque(select(reader, wanted), count))
 
 
 @click.command()

@@ -17,7 +17,7 @@ TRACE = click.argument("name", metavar="TRACE")
 
 @click.group()
 def trace() -> None:
-    """List, show, query, follow, count and verify traces.
+    """List, show, query, follow, count, verify, export and keep traces.
 
     TRACE is a file, the name of a run or its beginning, or `last`.
     """
@@ -57,9 +57,14 @@ def show(
 
 @trace.command()
 @TRACE
+@click.option(
+    "--key", metavar="FILE", help="Have every checkpoint signed with this key: the public or the private half."
+)
 @AS_JSON
-def verify(name: str, as_json: bool) -> None:
+def verify(name: str, key: str | None, as_json: bool) -> None:
     """Say whether a trace is intact, truncated or changed, and at which line.
+
+    Whoever can write the file can make the checks anew; only a signature shows that the supervisor did.
 
     Exit status 0 when it is intact, 1 when it was changed, 3 when it is truncated (the supervisor was killed, the disk
     was full, or the run goes on).
@@ -68,8 +73,13 @@ def verify(name: str, as_json: bool) -> None:
     from agent_safety_layer.trace.verify import CHANGED, INTACT
     from agent_safety_layer.trace.verify import verify as verdict_on
 
+    checker = None
+    if key is not None:
+        from agent_safety_layer.trace.signing import Checker
+
+        checker = Checker(key)
     path = find(name)
-    verdict = verdict_on(path)
+    verdict = verdict_on(path, checker)
     if as_json:
         import json
         from dataclasses import asdict
@@ -104,6 +114,56 @@ def list_runs(as_json: bool) -> None:
         click.echo(f"{visible(run.name):<27} {visible(outcome):<10} {numbers} {footer.get('blocked', ''):>8} {command}")
     if not count and not as_json:
         click.echo(f"No runs in {visible(traces_path())}.", err=True)
+
+
+@trace.command()
+@click.argument("path", type=click.Path(), required=False)
+def keygen(path: str | None) -> None:
+    """Make a key that signs traces (needs the extra `sign`): PATH, and PATH.pub for those who verify.
+
+    Without PATH it is trace.key in the state folder, which the runs after that are signed with; for any other, set
+    ASL_TRACE_KEY to it. Keep it where the supervised program cannot read.
+    """
+    import os
+
+    from agent_safety_layer.state import state_dir
+    from agent_safety_layer.trace.header import KEY
+    from agent_safety_layer.trace.signing import generate
+
+    place = os.path.abspath(path) if path else f"{state_dir()}/{KEY}"
+    name = generate(place)
+    click.echo(f"{visible(place)}, {visible(place)}.pub: key {name}")
+
+
+@trace.command()
+@click.option("--compress", "compressed", is_flag=True, help="Compress finished traces (zstd; needs the extra `zstd`).")
+@click.option("--max-age", metavar="DURATION", help="Remove traces older than this: 30d.")
+@click.option("--max-size", metavar="SIZE", help="Remove the oldest until the rest is no larger than this: 2GiB.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@AS_JSON
+def retain(compressed: bool, max_age: str | None, max_size: str | None, dry_run: bool, as_json: bool) -> None:
+    """Compress and remove old traces in the state folder.
+
+    What is compressed can be read, queried and verified as before. A run that goes on is left alone.
+    """
+    from agent_safety_layer.policy.quantities import seconds, size
+    from agent_safety_layer.trace.retention import retain as tidied
+
+    try:
+        age_s = seconds(max_age) if max_age is not None else None
+        limit = size(max_size) if max_size is not None else None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    for act in tidied(now=time.time(), compressed=compressed, max_age_s=age_s, max_bytes=limit, dry=dry_run):
+        if as_json:
+            import json
+            from dataclasses import asdict
+
+            click.echo(json.dumps(asdict(act)))
+            continue
+        said = {"compressed": f"{act.bytes_before} -> {act.bytes_after} bytes", "removed": f"{act.bytes_before} bytes"}
+        why = ", ".join(filter(None, (said.get(act.what, ""), act.why)))
+        click.echo(f"{act.what:<10} {visible(act.path)}: {visible(why)}")
 
 
 @trace.command()

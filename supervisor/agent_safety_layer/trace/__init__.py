@@ -10,6 +10,8 @@
     stats     the counts of a whole trace                 sql       tables for DuckDB
     show      lines for people
     replay    decided again, under the recorded policy or others
+    files     plain or compressed                         retention which are kept, and compressed
+    signing   Ed25519 over checkpoints and footer         exports   other programs' formats
     runs      past runs in the state folder
 
 Hot modules run with every ``asl-supervise`` and import next to nothing; cold ones use msgspec.

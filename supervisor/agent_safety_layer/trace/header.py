@@ -7,6 +7,8 @@ import os
 from agent_safety_layer.trace import redact
 
 SCHEMA = 1
+KEY_VARIABLE = "ASL_TRACE_KEY"
+KEY = "trace.key"  # in the state folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,3 +67,9 @@ def with_policy(fields: Mapping[str, object], policy: Policy, variables: Mapping
     named = fields.get("policy")
     about = dict(named) if isinstance(named, dict) else {}
     return {**fields, "policy": {**about, "layers": plain(policy), "variables": dict(variables)}}
+
+
+def key_path(state: str) -> str:
+    """The path of the key that traces are signed with, or nothing. ``state`` is the state folder."""
+    default = f"{state}/{KEY}"
+    return os.environ.get(KEY_VARIABLE, "") or (default if os.path.lexists(default) else "")

@@ -10,6 +10,7 @@ import msgspec
 
 from agent_safety_layer.errors import TraceError
 from agent_safety_layer.events import Decision, Event, Outcome, TraceEntry
+from agent_safety_layer.trace.files import open_trace
 from agent_safety_layer.trace.header import SCHEMA
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class TraceReader:
         self.footer: dict[str, Any] | None = None
         self.truncated_after: int | None = None
         try:
-            self._file: IO[bytes] = open(self.path, "rb")  # noqa: SIM115  # closed by close
+            self._file: IO[bytes] = open_trace(self.path)
         except OSError as error:
             remedy = "asl trace list shows the traces there are."
             raise TraceError(f"Cannot read the trace: {error.strerror}.", file=self.path, remedy=remedy) from None

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from agent_safety_layer.errors import TraceError
 from agent_safety_layer.state import state_path
+from agent_safety_layer.trace.files import COMPRESSED, SUFFIX, last_line
 from agent_safety_layer.trace.reader import FOOTER, TraceReader, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-SUFFIX = ".jsonl"
-_TAIL = 256 * 1024  # a footer is shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +30,33 @@ def traces_path() -> str:
     return os.path.join(state_path(), "traces")
 
 
+def run_of(name: str) -> str:
+    """The run whose trace has this file name."""
+    return name.removesuffix(".zst").removesuffix(SUFFIX)
+
+
+def _is_trace(name: str) -> bool:
+    return name.endswith((SUFFIX, COMPRESSED))
+
+
 def runs() -> Iterator[Run]:
     """Every run in the state folder whose header can be read, newest first."""
     try:
-        names = sorted((name for name in os.listdir(traces_path()) if name.endswith(SUFFIX)), reverse=True)
+        names = sorted(filter(_is_trace, os.listdir(traces_path())), reverse=True)
     except FileNotFoundError:
         return
     for name in names:
         path = os.path.join(traces_path(), name)
         try:
             with TraceReader(path) as reader:
-                yield Run(name.removesuffix(SUFFIX), path, reader.header, footer_of(path))
+                yield Run(run_of(name), path, reader.header, footer_of(path))
         except TraceError:
             continue
 
 
 def footer_of(path: str) -> dict[str, Any] | None:
     """The footer's fields without reading the whole trace; None when there is none yet."""
-    with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-        tail = file.read()
-    last = tail[tail.rfind(b"\n", 0, -1) + 1 :]
+    last = last_line(path)
     try:
         line = parse(last, 0)
     except TraceError:
@@ -65,13 +69,12 @@ def find(name: str) -> str:
     if os.path.exists(name) or "/" in name:
         return name
     folder = traces_path()
-    known = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    known = [entry for entry in known if entry.endswith(SUFFIX)]
+    known = sorted(filter(_is_trace, os.listdir(folder))) if os.path.isdir(folder) else []
     if name == "last" and known:
         return os.path.join(folder, known[-1])
-    matching = [entry for entry in known if entry.startswith(name)]
-    if len(matching) == 1 or f"{name}{SUFFIX}" in matching:
-        return os.path.join(folder, matching[0] if len(matching) == 1 else f"{name}{SUFFIX}")
+    matching = [entry for entry in known if run_of(entry) == name] or [e for e in known if e.startswith(name)]
+    if len(matching) == 1:
+        return os.path.join(folder, matching[0])
     if matching:
         raise TraceError(
             f"{len(matching)} runs begin with {name!r}.", remedy="Give more of the name; see asl trace list."

@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent_safety_layer.errors import TraceError
+from agent_safety_layer.trace.files import open_trace
 from agent_safety_layer.trace.reader import CHECKPOINT, EVENT, FOOTER, HEADER, Line, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from agent_safety_layer.trace.signing import Checker
+
 INTACT, TRUNCATED, CHANGED = "intact", "truncated", "changed"
-_SEAL = len(',"crc":"12345678","sha256":""}\n') + 64
-_AFTER_DIGEST = len('"}\n') + 64
+_DIGEST = 64  # hexadecimal digits
+_BEFORE_DIGEST = len(',"crc":"12345678","sha256":"')
+_SIGNED = b'","signature":"'
+_SIGNATURE = len(_SIGNED) + 2 * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +46,49 @@ class _Changed(Exception):
         self.message = message
 
 
-def verify(path: str | os.PathLike[str]) -> Verdict:
-    """The verdict on the trace at *path*, read once with flat memory. Raises ``TraceError`` when it cannot be read."""
+def verify(path: str | os.PathLike[str], checker: Checker | None = None) -> Verdict:
+    """The verdict on the trace at *path*, read once with flat memory. Raises ``TraceError`` when it cannot be read.
+
+    With a ``checker`` each checkpoint and the footer must be signed with its key.
+    """
     try:
-        with open(path, "rb") as file:
-            return verify_lines(file)
+        with open_trace(path) as file:
+            return verify_lines(file, checker)
     except OSError as error:
         raise TraceError(f"Cannot read the trace: {error.strerror}.", file=os.fspath(path)) from None
 
 
-def verify_lines(lines: Iterable[bytes]) -> Verdict:
+def verify_lines(lines: Iterable[bytes], checker: Checker | None = None) -> Verdict:
     """The verdict on a trace given as lines, each with its newline."""
-    check = _Check()
+    check = _Check(checker)
     number = 0
     try:
         for number, raw in enumerate(lines, 1):
             if not raw.endswith(b"\n"):
                 return check.cut(number, raw)
             check.line(number, raw)
+    except TraceError as error:  # what is compressed is damaged
+        number += 1
+        message = f"changed at line {number}: {error.message.rstrip('.')}"
+        return Verdict(CHANGED, number, message, check.events, check.proven)
     except _Changed as found:
         return Verdict(
             CHANGED, found.line, f"changed at line {found.line}: {found.message}", check.events, check.proven
         )
     if check.footer:
-        return Verdict(INTACT, number, f"intact: {number} lines, {check.events} events", check.events, number)
+        message = f"intact: {number} lines, {check.events} events"
+        if checker is not None:
+            message += f", signed with the key {checker.name}"
+        elif check.signed:
+            message += ", signed; give the public key with --key to check that"
+        return Verdict(INTACT, number, message, check.events, number)
     return check.truncated(number)
 
 
 class _Check:
-    def __init__(self) -> None:
+    def __init__(self, checker: Checker | None) -> None:
+        self._checker = checker
+        self.signed = False  # the latest seal
         self.events = 0
         self.proven = 0
         self.footer = False
@@ -108,7 +127,12 @@ class _Check:
     def _seal(self, line: Line) -> None:
         fields: dict[str, Any] = line.fields or {}
         raw, number = line.raw, line.number
-        if raw[-_SEAL:-_AFTER_DIGEST] != b',"crc":"%08x","sha256":"' % crc32(raw[:-_SEAL]) or raw[-3:] != b'"}\n':
+        end = len(raw) - 3  # of what is within the last value's quotes
+        signature = raw[end - _SIGNATURE : end] if raw[end - _SIGNATURE : end].startswith(_SIGNED) else b""
+        end -= len(signature)
+        at = end - _DIGEST
+        begin = at - _BEFORE_DIGEST
+        if raw[begin:at] != b',"crc":"%08x","sha256":"' % crc32(raw[: max(begin, 0)]) or raw[-3:] != b'"}\n':
             raise _Changed(number, f"this {line.type} is not as it was written")
         try:
             packed = bytes.fromhex(fields["lines"])
@@ -117,13 +141,29 @@ class _Check:
         if fields.get("events") != self.events:
             raise _Changed(number, f"this {line.type} counts {fields.get('events')} events, there are {self.events}")
         self._compare(number, packed)
-        self._hash.update(raw[:-_AFTER_DIGEST])
-        if raw[-_AFTER_DIGEST:-3] != self._hash.hexdigest().encode():
+        self._hash.update(raw[:at])
+        digest = self._hash.hexdigest()
+        if raw[at:end] != digest.encode():
             raise _Changed(
                 number, f"SHA-256 differs: this line, or one since line {self.proven + 1}, is not as it was written"
             )
-        self._hash.update(raw[-_AFTER_DIGEST:])
+        self._check_signature(line, digest, signature)
+        self._hash.update(raw[at:])
         self.proven, self._since, self.footer = number, [], line.type == FOOTER
+
+    def _check_signature(self, line: Line, digest: str, signature: bytes) -> None:
+        self.signed = bool(signature)
+        if self._checker is None:
+            return
+        if not signature:
+            raise _Changed(line.number, f"this {line.type} is not signed")
+        said = signature[len(_SIGNED) :].decode("ascii", "replace")
+        try:
+            made = bytes.fromhex(said)
+        except ValueError:
+            made = b""
+        if made.hex() != said or not self._checker.holds(digest, made):
+            raise _Changed(line.number, f"this {line.type} was not signed with the key {self._checker.name}")
 
     def _compare(self, number: int, packed: bytes) -> None:
         """Find the line since the last seal that is not the one that was sealed."""

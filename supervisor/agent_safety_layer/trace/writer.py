@@ -37,14 +37,22 @@ class TraceWriter:
     Raises ``TraceError`` when it cannot be; exit status 125.
 
     What is lost to a full disk is lost by whole lines. The line that was cut is finished first when room returns, and a
-    ``session.gap`` event follows that says how many events are missing.
+    ``session.gap`` event follows that says how many events are missing. ``sign`` makes signatures of digests.
     """
 
-    def __init__(self, path: str, header: Mapping[str, object], *, on_full: str = "stop") -> None:
+    def __init__(
+        self,
+        path: str,
+        header: Mapping[str, object],
+        *,
+        on_full: str = "stop",
+        sign: Callable[[str], bytes] | None = None,
+    ) -> None:
         self.path = os.path.abspath(path)
         self.seq = 0  # of the latest event
         self.lost = 0  # events lost to a full disk, over the whole run
         self._gap_on_full = on_full == "gap"
+        self._sign = sign
         self._fd = _create(self.path)
         self._lines: list[bytes] = []
         self._size = 0
@@ -203,7 +211,11 @@ class TraceWriter:
         """
         line = f'{fields},"lines":"{pack(f">{len(self._checks)}I", *self._checks).hex()}"'.encode()
         line += b',"crc":"%08x","sha256":"' % crc32(line)
-        return line + self._digest.after(line).encode() + b'"}\n'
+        digest = self._digest.after(line)
+        line += digest.encode()
+        if self._sign is not None:
+            line += b'","signature":"' + self._sign(digest).hex().encode()
+        return line + b'"}\n'
 
     def _error(self, code: int) -> TraceError:
         return TraceError(
