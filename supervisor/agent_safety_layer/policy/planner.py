@@ -36,6 +36,8 @@ else:
     Protocol = object
 
 BUDGET = 20_000
+OFTEN = frozenset({"/etc/ld.so.cache"})  # files that every program opens at its start
+FIXED = frozenset({"/dev/pts"})  # folders in which only the kernel makes names, whoever may write below them
 FOLDER, PROGRAM, FILE = "folder", "program", "file"
 _READS = ("file.read", "file.list")
 _REFUSING = ("block", "ask", "protect")
@@ -257,7 +259,7 @@ class _Planner:
         if path not in self.above:
             read.append(path)
             return
-        if self._allows("write", path):
+        if path not in FIXED and self._allows("write", path):
             inside = [hole for hole in self.blocked if hole.startswith(path.rstrip("/") + "/")]
             there = next((hole for hole in inside if hole in self.present or self.tree.exists(hole)), None)
             if there is not None:
@@ -270,8 +272,9 @@ class _Planner:
             return
         for name, kind in children:
             # Beside a hole, a file that is no program is served: that costs less than naming it to the kernel.
-            if kind != FILE:
-                self._emit(f"{path.rstrip('/')}/{name}", read)
+            below = f"{path.rstrip('/')}/{name}"
+            if kind != FILE or below in OFTEN:
+                self._emit(below, read)
 
 
 def _listed(judge: FilesJudge, access: str) -> list[str] | None:

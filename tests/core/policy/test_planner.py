@@ -84,6 +84,23 @@ def test_a_literal_hole_is_cut_out_by_naming_what_is_around_it() -> None:
     assert found.wave_reads
 
 
+def test_a_hole_among_names_that_only_the_kernel_makes_is_cut_out_though_the_tree_may_write_there() -> None:
+    text = "files: {read: ['/'], write: [/dev/pts], block: [/dev/pts/3]}"
+    found = planned(text, *SYSTEM, "/dev/pts/3", "/dev/pts/4!")
+    assert found.wave_reads
+    assert not Bounds(found.read).covers("/dev/pts/3")
+    assert Bounds(found.read).covers("/dev/pts/4")
+    assert not Bounds(found.write).covers("/dev/pts/3")
+    elsewhere = planned("files: {read: ['/'], write: [/home/u/w], block: [/home/u/w/a]}", *SYSTEM)
+    assert not elsewhere.wave_reads
+
+
+def test_what_every_program_opens_is_named_to_the_kernel_even_beside_a_hole() -> None:
+    found = planned("files: {read: ['/'], block: [/etc/shadow]}", *SYSTEM, "/etc/ld.so.cache")
+    assert Bounds(found.read).covers("/etc/ld.so.cache")
+    assert not Bounds(found.read).covers("/etc/passwd")
+
+
 def test_a_hole_that_the_system_closes_itself_needs_no_cutting() -> None:
     text = "files: {read: ['/'], write: [/tmp/run], block: [/etc/shadow]}"
     found = plan(load_text(text, variables=HERE), Fake(*SYSTEM, sealed=("/etc/shadow",)))
