@@ -13,7 +13,7 @@ from errno import EACCES, EBUSY, EEXIST, EINVAL, EISDIR, ENOTEMPTY, EPERM, EXDEV
 
 from agent_safety_layer.engine.objects import Objects, signed
 from agent_safety_layer.engine.operation import Operation
-from agent_safety_layer.events import ASK, RANK, Event, text_of
+from agent_safety_layer.events import ASK, BLOCK, RANK, Event, text_of
 from asl_hooks import memory
 from asl_hooks._abi import linux
 from asl_hooks.paths import split
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from agent_safety_layer.engine.context import Context
     from asl_hooks.backend import Call
+    from asl_hooks.paths import Located
     from asl_hooks.processes import Process
 
 _CARRIED = 10_000  # entries that a renamed folder may take along and have judged
@@ -138,41 +139,56 @@ class Entries:
         context = self._context
         ends = (context.writes_bounded(text_of(source.path)), context.writes_bounded(text_of(target.path)))
 
+        moves = [(source, name1, text2)] + ([(target, name2, text1)] if flags & 2 else [])
+        folders = [move for move in moves if _is_folder_at(move[0].fd, move[1])]
+        try:
+            refused = None if all(ends) else self._refused(event, folders, any(ends))
+        except BaseException:
+            os.close(source.fd)
+            os.close(target.fd)
+            raise
+        if refused is not None and context.decide(refused).action == BLOCK:
+            event, refused = refused, None  # so that it is told as what it is
+        asked = context.decide(event).action == ASK
+
         def perform() -> int:
-            if _is_folder_at(source.fd, name1):
-                self._judge_carried(event, source.path, name1, text2, any(ends))
-            if flags & 2 and _is_folder_at(target.fd, name2):
-                self._judge_carried(event, target.path, name2, text1, any(ends))
+            if refused is not None or (asked and self._refused(event, folders, any(ends)) is not None):
+                raise OSError(EACCES, "something in it may not go along")
+            if folders and any(ends):
+                raise OSError(EXDEV, "moved piece by piece, so that each piece is judged")
             linux.renameat2(source.fd, name1, target.fd, name2, flags)
             return 0
 
         return Operation(event, perform, bounded=all(ends), fds=(source.fd, target.fd), mutates=True)
 
-    def _judge_carried(self, event: Event, parent: bytes, name: bytes, target: str, unserialised: bool) -> None:
-        """A renamed folder takes its contents along: each entry must be as allowed at its new name as at its old.
+    def _refused(self, event: Event, folders: list[tuple[Located, bytes, str]], unserialised: bool) -> Event | None:
+        """A renamed folder takes its contents along: the event of the first entry that may not go, because it is not as
+        allowed at its new name as at its old; None when all may.
 
-        ``unserialised``: one end lies where the kernel alone bounds changes, so entries could appear between this and
-        the rename; EXDEV then makes mv(1) copy, and each copy is judged. The same where there is too much to judge.
+        Where one end lies where the kernel alone bounds changes (``unserialised``), entries could appear between this
+        and the rename; there EXDEV will make mv(1) copy, and each copy is judged. The same where there are too many.
         """
-        if unserialised:
-            raise OSError(EXDEV, "moved piece by piece, so that each piece is judged")
         count = 0
-        source = parent.rstrip(b"/") + b"/" + name.rstrip(b"/")
-        for folder, folders, files in os.walk(source, onerror=_reraise):
-            for entry in folders + files:
-                count += 1
-                if count > _CARRIED:
-                    raise OSError(EXDEV, "too much to judge at once")
-                path = folder + b"/" + entry
-                old, new = text_of(path), target + text_of(path[len(source) :])
-                moving = self._strictness(event, old, new, "file.rename")
-                before, after = (self._strictness(event, at, "", "file.read", "file.write") for at in (old, new))
-                if max(moving, before, after) >= RANK[ASK] or before > after:
-                    raise OSError(EACCES, f"it would take {old} along")
+        for parent, name, target in () if unserialised else folders:
+            source = parent.path.rstrip(b"/") + b"/" + name.rstrip(b"/")
+            for folder, below, files in os.walk(source, onerror=_reraise):
+                for entry in below + files:
+                    count += 1
+                    if count > _CARRIED:
+                        raise OSError(EXDEV, "too much to judge at once")
+                    path = folder + b"/" + entry
+                    old, new = text_of(path), target + text_of(path[len(source) :])
+                    moved = replace(event, path=old, path2=new, spelled="", detail=f"goes along with {event.path}")
+                    before, after = (self._strictness(event, at) for at in (old, new))
+                    if max(RANK[self._context.decide(moved).action], before, after) >= RANK[ASK] or before > after:
+                        return moved
+        return None
 
-    def _strictness(self, event: Event, path: str, path2: str, *kinds: str) -> int:
+    def _strictness(self, event: Event, path: str) -> int:
         decide = self._context.decide
-        return max(RANK[decide(replace(event, kind=kind, path=path, path2=path2)).action] for kind in kinds)
+        return max(
+            RANK[decide(replace(event, kind=kind, path=path, path2="")).action] for kind in ("file.read", "file.write")
+        )
 
     def link(self, call: Call, process: Process, name: str) -> Operation:
         """link, linkat: another name for a file, so it must be writable under both."""
