@@ -45,7 +45,7 @@ def test_a_key_signs_the_runs_after_it(state):
     assert "every event" in run("main", "replay", "last", state=state).stdout
     assert "removed" in run("main", "trace", "retain", "--max-size", "1", state=state).stdout
     assert list((state / "traces").iterdir()) == []
-    assert "not a duration" in run("main", "trace", "retain", "--max-age", "x", state=state, check=2).stderr
+    assert "begin with a number" in run("main", "trace", "retain", "--max-age", "x", state=state, check=2).stderr
 
 
 def test_an_unsigned_run_fails_a_check_with_a_key(state):

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from agent_safety_layer.cli.export import export
 from agent_safety_layer.cli.options import AS_JSON, COLOUR, opened, tell_truncated
 from agent_safety_layer.cli.query import query, sql, tail
 from agent_safety_layer.terminal import colour_wanted, paint, visible
@@ -230,5 +231,5 @@ def _print_counts(counts: dict[str, dict[str, int]]) -> None:
         click.echo("".join([f"{kind:<18}", *(f"{of_kind.get(action, 0):>18}" for action in actions)]))
 
 
-for command in (query, tail, sql):
+for command in (query, tail, sql, export):
     trace.add_command(command)

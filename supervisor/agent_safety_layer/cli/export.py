@@ -1,0 +1,51 @@
+"""``asl trace export``: a trace in another program's format."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from agent_safety_layer.cli.options import opened, tell_truncated
+from agent_safety_layer.trace.exports import FORMATS
+
+_LIST = "\n".join(f"  {name:<8} {said}" for name, said in FORMATS.items())
+
+
+@click.command(
+    help=f"""Write a trace in another program's format.
+
+\b
+{_LIST}
+  otel     spans to a collector over OTLP (needs the extra `otel`)
+"""
+)
+@click.argument("kind", metavar="FORMAT", type=click.Choice([*FORMATS, "otel"]))
+@click.argument("name", metavar="TRACE")
+@click.option("-o", "--output", metavar="FILE", help="Write it there instead of to stdout.")
+@click.option("--endpoint", metavar="URL", help="otel: the collector, instead of what OTEL_EXPORTER_OTLP_* says.")
+def export(kind: str, name: str, output: str | None, endpoint: str | None) -> None:
+    from importlib import import_module
+
+    from agent_safety_layer.errors import AslError
+
+    module = import_module(f"agent_safety_layer.trace.exports.{kind}")
+    with opened(name) as reader:
+        if kind == "otel":
+            count = module.send(reader, endpoint or "")
+            click.echo(f"{count} spans sent", err=True)
+        elif output is None:
+            module.export(reader, sys.stdout)
+        else:
+            scratch = f"{output}.{os.getpid()}"
+            try:
+                with open(scratch, "x", encoding="utf-8", newline="", errors="backslashreplace") as out:
+                    module.export(reader, out)
+                os.replace(scratch, output)
+            except OSError as error:
+                raise AslError(f"Cannot write {output}: {error.strerror}.", remedy="Choose another file.") from None
+            finally:
+                if os.path.lexists(scratch):
+                    os.unlink(scratch)
+        tell_truncated(reader)
