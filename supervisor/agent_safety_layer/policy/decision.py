@@ -158,10 +158,15 @@ def _writes(files: FilesJudge) -> Answer:
     return lambda event, _: write(event.path)
 
 
+def _alters(files: FilesJudge) -> Answer:
+    alter = files.alter
+    return lambda event, _: alter(event.path)
+
+
 def _both(files: FilesJudge) -> Answer:
     # A link's new name opens the same file for writing, and a rename takes its old name away: both ends are changed.
     # What a renamed folder takes along is the engine's to judge, entry by entry: only it can see what there is.
-    return lambda event, _: strictest(files.write(event.path), files.write(event.path2))
+    return lambda event, _: strictest(files.alter(event.path), files.alter(event.path2))
 
 
 def _runs(files: FilesJudge) -> Answer:
@@ -178,7 +183,8 @@ def _connects(files: FilesJudge) -> Answer:
 _FILE_ANSWERS: dict[str, Callable[[FilesJudge], Answer]] = {
     "file.read": _reads,
     "file.list": _reads,
-    **dict.fromkeys(("file.write", "file.create", "file.delete", "file.meta"), _writes),
+    "file.write": _writes,
+    **dict.fromkeys(("file.create", "file.delete", "file.meta"), _alters),
     **dict.fromkeys(("file.link", "file.rename"), _both),
     "process.exec": _runs,
     **dict.fromkeys(("net.unix", "net.connect", "net.send"), _connects),

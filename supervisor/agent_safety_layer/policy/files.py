@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 # Devices that hold nothing and that every program expects; readable and writable unless a policy blocks them by name.
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 _REMEMBERED = 8192
+# Whoever may write to a device may use it, not replace it or close it to others.
+_FIXED = Decision(BLOCK, "files.devices", "built-in", "devices may be used, not made, removed or changed")
+_NOT_DEVICES = (
+    "/dev/shm/",
+    "/dev/mqueue/",
+    "/dev/pts/",
+)  # files in memory; terminals, whose owners close them to others
 _DEVICE = Decision(ALLOW, "devices", "built-in", "every program may use this device")
 _EVERYTHING = ("/", "/*", "/**", "**")
 
@@ -58,11 +65,18 @@ class FilesJudge:
         return found
 
     def write(self, path: str) -> Decision:
-        """The decision on creating, changing or removing what is at *path*."""
+        """The decision on writing to what is at *path*."""
         found = self._writes.get(path)
         if found is None:
             found = _remember(self._writes, path, self._judge(path, write=True))
         return found
+
+    def alter(self, path: str) -> Decision:
+        """The decision on making or removing what is at *path*, or changing its owner, mode or times."""
+        decision = self.write(path)
+        if decision.action != BLOCK and path.startswith("/dev/") and not path.startswith(_NOT_DEVICES):
+            return _FIXED
+        return decision
 
     def _judge(self, path: str, *, write: bool) -> Decision:
         roles: dict[str, Entry] = {}

@@ -239,6 +239,8 @@ class _Planner:
 
     def _clean(self, path: str) -> bool:
         """Whether no pattern that takes something away covers *path*, or could ever match below it."""
+        if path in ("/", "/dev") and self.judges:
+            return False  # devices may be used there, not replaced
         found, active = self.ruled.walk(path)
         is_device = path in DEVICES  # nothing is below it
         if found or (active and not is_device):

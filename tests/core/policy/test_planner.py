@@ -27,7 +27,7 @@ class Fake:
         for path in paths:
             kind = FOLDER if path.endswith("/") else PROGRAM if path.endswith("!") else FILE
             here = path.rstrip("/!")
-            self.kinds[here] = kind
+            self.kinds.setdefault(here, kind)  # what has something below it is a folder, whatever else was said
             while here.count("/") > 1:
                 here = here.rpartition("/")[0]
                 self.kinds[here] = FOLDER
@@ -82,6 +82,12 @@ def test_a_literal_hole_is_cut_out_by_naming_what_is_around_it() -> None:
     # Plain files beside a hole (/etc/passwd) are served.
     assert found.read == ("/dev", "/etc/ssl", "/home/u/run", "/home/u/w", "/home/v", "/tmp", "/usr")
     assert found.wave_reads
+
+
+def test_a_folder_with_devices_is_no_part_in_which_anything_may_be_changed() -> None:
+    for text in ("files: {write: ['/']}", "files: {write: ['/dev']}"):
+        assert "/dev" not in planned(text, *SYSTEM).write
+        assert "/" not in planned(text, *SYSTEM).write
 
 
 def test_a_hole_among_names_that_only_the_kernel_makes_is_cut_out_though_the_tree_may_write_there() -> None:
