@@ -30,6 +30,21 @@ int main(int argc, char **argv) {
     return 0;
 }
 """
+EXECS = r"""
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    for (long i = atol(argv[2]); i > 0; i--) {
+        int status;
+        pid_t child = vfork();
+        if (child == 0) { execl(argv[1], argv[1], (char *)0); _exit(1); }
+        if (waitpid(child, &status, 0) != child || status) return 1;
+    }
+    return 0;
+}
+"""
+PYTHON_EXECS = "import subprocess,sys\nfor _ in range(int(sys.argv[2])): subprocess.run([sys.argv[1]], check=True)"
 PYTHON_LOOP = "import os,sys\nfor _ in range(int(sys.argv[2])): os.close(os.open(sys.argv[1], os.O_RDONLY))"
 STATIC = """\
 version: 1
@@ -77,27 +92,44 @@ def start(folder: Path, count: int) -> None:
     print(f"  supervised / interpreter alone     {ratio(times['supervised'], times['interpreter'])}")
 
 
-def loop_program(folder: Path) -> list[str]:
-    """A program that opens and closes its first argument; in C where there is a compiler."""
+def program(folder: Path, name: str, source: str, otherwise: str) -> list[str]:
+    """The C program *source*, or the Python program *otherwise* where there is no compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        return [sys.executable, "-c", PYTHON_LOOP]
-    source = folder / "loop.c"
-    source.write_text(LOOP)
-    subprocess.run([compiler, "-O2", "-o", folder / "loop", source], check=True)
-    return [str(folder / "loop")]
+        return [sys.executable, "-c", otherwise]
+    (folder / f"{name}.c").write_text(source)
+    subprocess.run([compiler, "-O2", "-o", folder / name, folder / f"{name}.c"], check=True)
+    return [str(folder / name)]
+
+
+def execs(folder: Path, count: int, calls: int) -> None:
+    """One supervised fork, exec and exit of ``true``, against the same unsupervised."""
+    work = [*program(folder, "execs", EXECS, PYTHON_EXECS), str(shutil.which("true"))]
+    supervise = [str(Path(sys.executable).with_name("asl-supervise")), "-q"]
+    commands = {}
+    for name, prefix in {"native": [], "supervised": supervise}.items():
+        commands[name] = [*prefix, *work, str(calls)]
+        commands[f"{name}, none"] = [*prefix, *work, "1"]
+    times = rounds(commands, folder, count)
+    each = {
+        name: statistics.median((a - b) / calls for a, b in zip(times[name], times[f"{name}, none"], strict=True))
+        for name in ("native", "supervised")
+    }
+    for name, took in each.items():
+        print(f"  {name:<34} {took * 1e3:8.2f} ms")
+    print(f"  added by supervision               {(each['supervised'] - each['native']) * 1e3:8.2f} ms")
 
 
 def opens(folder: Path, count: int, calls: int) -> None:
     """One audited open and close, against the same unsupervised and under strace."""
-    program = loop_program(folder)
+    loop = program(folder, "loop", LOOP, PYTHON_LOOP)
     target = folder / "target"
     target.write_text("x")
     (folder / "an.blocked").write_text("x")
     (folder / "static.yaml").write_text(STATIC)
     (folder / "served.yaml").write_text(SERVED)
     supervise = [str(Path(sys.executable).with_name("asl-supervise")), "-q"]
-    work = [*program, str(target)]
+    work = [*loop, str(target)]
     prefixes = {
         "native": [],
         "bounded": [*supervise, "-p", str(folder / "static.yaml"), "--"],
@@ -145,6 +177,8 @@ def main() -> None:
         print(f"\nopen and close of one file, {wanted.calls} times, recorded in the trace")
         print("  bounded: the kernel confines it, waved through; served: opened by the supervisor")
         opens(work, wanted.rounds, wanted.calls)
+        print("\nfork, exec and exit of `true`, 200 times, its opens included; judged, and verified after the exec")
+        execs(work, wanted.rounds, 200)
 
 
 if __name__ == "__main__":
