@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 # Devices that hold nothing and that every program expects; readable and writable unless a policy blocks them by name.
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 _REMEMBERED = 8192
-# Whoever may write to a device may use it, not replace it or close it to others.
-_FIXED = Decision(BLOCK, "files.devices", "built-in", "devices may be used, not made, removed or changed")
+# Elsewhere in /dev, whoever may write to a device may use it, not replace it or close it to others.
 _NOT_DEVICES = (
     "/dev/shm/",
     "/dev/mqueue/",
@@ -75,7 +74,8 @@ class FilesJudge:
         """The decision on making or removing what is at *path*, or changing its owner, mode or times."""
         decision = self.write(path)
         if decision.action != BLOCK and path.startswith("/dev/") and not path.startswith(_NOT_DEVICES):
-            return _FIXED
+            reason = f"{path} is a device's place: devices may be used, not made, removed or changed"
+            return Decision(BLOCK, "files.devices", "built-in", reason)
         return decision
 
     def _judge(self, path: str, *, write: bool) -> Decision:
