@@ -67,6 +67,7 @@ int main(int argc, char **argv) {  // WHERE PREFIX OUTSIDE SECONDS
 WAYS = (("TMP", "plain"), ("TMP", "/proc/self/cwd"), ("ws", "plain"), ("ws", "/proc/self/root"))
 
 
+@pytest.mark.parametrize("scene", ["waved", "served"], indirect=True)
 @pytest.mark.parametrize(("place", "prefix"), WAYS)
 def test_folder_becomes_a_link(scene: Scene, build: Build, place: str, prefix: str) -> None:
     program = build(SOURCE)
@@ -85,6 +86,7 @@ def test_folder_becomes_a_link(scene: Scene, build: Build, place: str, prefix: s
     assert (before.st_mode, before.st_mtime) == (after.st_mode, after.st_mtime)
 
 
+@pytest.mark.parametrize("scene", ["waved"], indirect=True)
 def test_control(scene: Scene, build: Build) -> None:
     scene.free(build(SOURCE), scene.ws, "plain", scene.outside, 1)
     assert scene.stolen or scene.changed, "without a supervisor the race is won"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.attacks.conftest import Build
 from tests.attacks.scene import MARK, Scene
 
@@ -35,6 +37,7 @@ int main(int argc, char **argv) {  // GOOD BAD FLAGS SECONDS
 """
 
 
+@pytest.mark.parametrize("scene", ["waved", "served"], indirect=True)
 def test_flags_flipped_between_check_and_use(scene: Scene, build: Build) -> None:
     program = build(SOURCE)
     blocked = scene.ws / ".env"

@@ -1,0 +1,53 @@
+"""Names that are not what they seem: a blocked file under another name, linked or renamed during the run."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tests.attacks.scene import MARK, Scene
+
+CODE = r"""
+import os, sys
+def attempt(act, *args):
+    try: return act(*args)
+    except OSError: return None
+loot = open("loot", "ab")
+def steal(path):
+    for flags in (os.O_RDONLY, os.O_RDWR):
+        fd = attempt(os.open, path, flags)
+        if fd is not None: loot.write(os.read(fd, 99)); os.close(fd)
+for k, path in enumerate(sys.argv[1:]):
+    fd = attempt(os.open, path, os.O_PATH)
+    attempt(os.link, path, f"l{k}"); attempt(os.rename, path, f"r{k}"); attempt(os.symlink, path, f"s{k}")
+    if fd is not None: attempt(os.link, f"/proc/self/fd/{fd}", f"p{k}")
+    for name in (f"l{k}", f"r{k}", f"s{k}", f"p{k}"): steal(name)
+    os.mkdir(f"d{k}"); attempt(os.rename, os.path.dirname(path), f"d{k}"); steal(f"d{k}/" + os.path.basename(path))
+    attempt(os.rename, os.path.dirname(path), f"e{k}"); steal(f"e{k}/" + os.path.basename(path))
+    tmp = os.environ["TMPDIR"] + f"/t{k}"  # where the kernel bounds changes by itself
+    attempt(os.rename, os.path.dirname(path), tmp); steal(tmp + "/" + os.path.basename(path))
+    attempt(os.link, path, tmp + "l"); steal(tmp + "l")
+# A folder becomes one under whose name a file is blocked, and back.
+os.mkdir("plain"); open("plain/.env", "w").close() if False else None
+print("tried")
+"""
+
+
+def test_blocked_file_under_another_name(scene: Scene) -> None:
+    (scene.ws / "sub").mkdir()
+    blocked = scene.ws / "sub" / ".env"
+    blocked.write_text(MARK)
+    targets = [scene.secret, blocked] if scene.served else [scene.secret]
+    done = scene.bound(sys.executable, "-c", CODE, *targets)
+    assert "tried" in done.stdout, done.stderr
+    assert not scene.stolen
+    assert blocked.exists()
+    assert not scene.changed
+    for name in os.listdir(scene.ws):
+        if len(name) == 2 and (scene.ws / name).is_dir():
+            (scene.ws / name).rmdir()
+        elif len(name) == 2:
+            (scene.ws / name).unlink()
+    (scene.ws / "plain").rmdir()
+    scene.free(sys.executable, "-c", CODE, *targets)
+    assert scene.stolen, "without a supervisor it works"

@@ -1,0 +1,69 @@
+"""Against the supervisor: its trace, policy, cached policies, report and state, under policies that forget them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.scene import INTACT, Scene
+
+POLICIES = {
+    "no files section": "version: 1\nname: open\nnetwork: {allow: []}\n",
+    "writes everywhere": 'version: 1\nname: open\nfiles: {read: ["/"], write: ["/"]}\n',
+    "the workspace": 'version: 1\nname: open\nfiles: {read: ["/"], write: ["${WORKSPACE}"]}\n',
+}
+CODE = r"""
+import os, sys
+def attempt(act, *args):
+    try: return act(*args)
+    except OSError: return None
+def ruin(path):
+    for flags in (os.O_WRONLY, os.O_WRONLY | os.O_TRUNC, os.O_RDWR | os.O_APPEND):
+        fd = attempt(os.open, path, flags)
+        if fd is not None: os.write(fd, b"FORGED\n")
+    attempt(os.truncate, path, 0); attempt(os.chmod, path, 0o777); attempt(os.rename, path, path + ".gone")
+    attempt(os.link, path, "alias"); attempt(os.unlink, path)
+    attempt(os.symlink, os.path.abspath("../outside/victim"), path)
+for path in sys.argv[1:]:
+    if os.path.isdir(path):
+        for folder, _, files in os.walk(path):
+            for name in files: ruin(os.path.join(folder, name))
+            attempt(os.close, attempt(os.open, folder + "/planted", os.O_CREAT | os.O_WRONLY) or -1)
+        attempt(os.rename, path, path + ".gone")
+    else:
+        ruin(path)
+attempt(os.rename, os.getcwd(), os.getcwd() + ".gone")
+open("wrote", "w").close()
+print("tried")
+"""
+
+
+@pytest.mark.parametrize("scene", ["waved", "landlock"], indirect=True)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_own_files(scene: Scene, policy: str) -> None:
+    file = scene.ws / "policy.yaml"
+    file.write_text(POLICIES[policy])
+    scene.trace, report = scene.ws / "trace.jsonl", scene.ws / "report.json"
+    state = scene.base / "state"
+    done = scene.bound(
+        sys.executable, "-c", CODE, file, scene.trace, report, state, policy=file, options=["--report", report]
+    )
+    assert "tried" in done.stdout, done.stderr
+    assert (scene.ws / "wrote").exists(), "the tree may write there"
+    assert file.read_text() == POLICIES[policy]
+    assert not scene.trace.is_symlink() and not report.is_symlink()
+    lines = scene.trace.read_text().splitlines()
+    assert all(json.loads(line) for line in lines)
+    assert json.loads(report.read_text())["outcome"] == "exited"
+    assert scene.victim.read_text() == INTACT
+    assert not _planted(state)
+    scene.free(sys.executable, "-c", CODE, file, scene.trace, report, state)
+    assert not file.exists() or file.is_symlink() or file.read_text() != POLICIES[policy], "without a supervisor"
+
+
+def _planted(state: Path) -> list[str]:
+    return [name for _, _, names in os.walk(state) for name in names if name == "planted" or name.endswith(".gone")]
