@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": ("doctor", "Say what this machine can enforce, and what to do about the rest."),
     "policy": ("policy", "Check and show policies."),
     "replay": ("replay", "Decide a recorded run again, under its own policy or others."),
+    "report": ("report", "Make one self-contained HTML page of a run."),
     "trace": ("trace", "List, show, query, follow, count and verify traces."),
 }
 

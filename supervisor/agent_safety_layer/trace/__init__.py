@@ -10,6 +10,7 @@
     stats     the counts of a whole trace                 sql       tables for DuckDB
     show      lines for people
     replay    decided again, under the recorded policy or others
+    page      a run as one HTML page
     files     plain or compressed                         retention which are kept, and compressed
     signing   Ed25519 over checkpoints and footer         exports   other programs' formats
     runs      past runs in the state folder
@@ -23,5 +24,6 @@ A trace's lines, by ``type``:
     checkpoint  events and bytes so far; per line since the last one a CRC-32 (finds the line); SHA-256 (proves)
     footer      a checkpoint that also holds the totals; nothing follows it
 
-``sha256`` covers every byte of the file before its own value, the start of its own line included.
+``sha256`` covers every byte of the file before its own value, the start of its own line included. With a key, a
+``signature`` (Ed25519, of the digest) follows it.
 """
