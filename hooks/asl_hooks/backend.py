@@ -39,8 +39,10 @@ class Backend(Protocol):
         """A descriptor that polls readable when ``receive`` has a call; hangs up when no tracee is left."""
 
     def receive(self) -> Call | None:
-        """The next stopped call, or None when there is none after all. Never blocks after ``fileno`` polled
-        readable."""
+        """The next stopped call, or None when there is none after all. To be called when ``fileno`` polls readable."""
+
+    def guard(self) -> None:
+        """Establishes: ``receive`` waits for moments at most, whatever the tracees do. Main thread only."""
 
     def valid(self, call: Call) -> bool:
         """Whether the call still waits: what was read from its memory before this is its own, not a successor's."""

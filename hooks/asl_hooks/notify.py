@@ -7,10 +7,12 @@ idle one.
 
 from __future__ import annotations
 
+import _signal
 import os
 import struct
 from errno import EBADF, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOENT
 from fcntl import ioctl
+from time import monotonic
 
 from asl_hooks._abi import linux
 from asl_hooks.backend import Call
@@ -23,6 +25,7 @@ _NOTIF = struct.Struct("=QII iI Q 6Q")  # seccomp_notif: id pid flags; seccomp_d
 _RESP = struct.Struct("=Qqi I")  # seccomp_notif_resp: id val error flags
 _ADDFD = struct.Struct("=QIIII")  # seccomp_notif_addfd: id flags srcfd newfd newfd_flags
 _ID = struct.Struct("=Q")
+_PATIENCE_S = 0.5
 _CONTINUE = linux.SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _new: Any = tuple.__new__  # makes a Call from its fields in a third of the time that Call(...) takes
 _ZERO = bytes(_NOTIF.size)
@@ -41,6 +44,8 @@ class Listener:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._guarded = self._waiting = False
+        self._alarmed = 0.0
         self._notif = bytearray(_NOTIF.size)
         self._resp = bytearray(_RESP.size)
         self._addfd = bytearray(_ADDFD.size)
@@ -53,16 +58,38 @@ class Listener:
         """The listener; polls readable when a call waits, hangs up when no tracee is left."""
         return self._fd
 
+    def guard(self) -> None:
+        """Establishes: ``receive`` never waits for longer than ``_PATIENCE_S``. Takes SIGALRM; main thread only.
+
+        tracee      call ──► waits ── a signal ──► handler, and perhaps never a call again
+        supervisor        poll: readable ─────────────── RECV: waits for a call, and hears nothing else
+        """
+        _signal.signal(_signal.SIGALRM, self._alarm)
+        self._guarded = True
+
+    def _alarm(self, *_: object) -> None:
+        if self._waiting:
+            self._waiting = False
+            raise InterruptedError(EINTR, "nothing came")
+
     def receive(self) -> Call | None:
         """The next stopped call; None when its thread died or was interrupted before it could be taken."""
         buffer = self._notif
         buffer[:] = _ZERO  # the kernel insists on zeros
+        if self._guarded and (now := monotonic()) >= self._alarmed:
+            # One alarm stands for all calls of a while: it comes between half of the patience and all of it from now.
+            self._alarmed = now + _PATIENCE_S / 2
+            _signal.setitimer(_signal.ITIMER_REAL, _PATIENCE_S)
         try:
+            self._waiting = True
             ioctl(self._fd, _RECV, buffer)
+            self._waiting = False
         except OSError as error:
-            if error.errno in (ENOENT, EINTR):
+            self._waiting = False
+            if error.errno not in (ENOENT, EINTR):
+                raise
+            if not any(buffer[:8]):  # else the alarm came just after the call had been taken
                 return None
-            raise
         id_, tid, _, nr, arch, _, *args = _NOTIF.unpack(buffer)
         made: Call = _new(Call, (id_, tid, arch, nr, tuple(args)))
         return made

@@ -173,10 +173,11 @@ class Tree:
 
     def _take_signals(self) -> None:
         try:
-            for number in (*_FORWARDED, _signal.SIGCHLD):
+            for number in (*_FORWARDED, _signal.SIGCHLD, _signal.SIGALRM):
                 self._saved[number] = _signal.getsignal(number)
                 if self._saved[number] is not _signal.SIG_IGN or number == _signal.SIGCHLD:
                     _signal.signal(number, lambda *_: None)
+            self._engine.guard()
             self._saved[-1] = _signal.set_wakeup_fd(self._engine.wake_fd, warn_on_full_buffer=False)
         except ValueError as error:  # not in the main thread
             raise UsageError(
@@ -184,6 +185,7 @@ class Tree:
             ) from error
 
     def _give_back_signals(self) -> None:
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
         _signal.set_wakeup_fd(self._saved.pop(-1, -1))
         for number, handler in self._saved.items():
             _signal.signal(number, handler if handler is not None else _signal.SIG_DFL)

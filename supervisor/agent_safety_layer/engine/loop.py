@@ -180,10 +180,14 @@ class Engine:
         for number in set(numbers):
             if number == _signal.SIGCHLD:
                 self._execs.stops()
-            elif number:
+            elif number not in (0, _signal.SIGALRM):
                 self.on_signal(number)
         while self._ready:
             self._ready.popleft()()
+
+    def guard(self) -> None:
+        """Whatever the tree does, a turn ends in time. For the main thread."""
+        self._backend.guard()
 
     def collect(self) -> None:
         """Take what has become of traced threads: one that was killed is not gone for its parent before that."""
