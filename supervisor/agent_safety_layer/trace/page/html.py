@@ -169,8 +169,7 @@ def _top(found: Digest, integrity: str, sound: bool) -> str:
     if missing:
         facts.append(("Not enforced", "; ".join(missing), "bad"))
     told = "".join(
-        f"<div{f' class={mood}' if mood else ''}><dt>{escape(name)}</dt><dd>{_text(said)}</dd></div>\n"
-        for name, said, mood in facts
+        f'<div class="{mood}"><dt>{escape(name)}</dt><dd>{_text(said)}</dd></div>\n' for name, said, mood in facts
     )
     kinds = len(found.tally.denials)
     by = f" <small>{_count(kinds, 'distinct denial')}</small>" if kinds else ""
