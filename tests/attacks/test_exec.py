@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 from tests.attacks.conftest import Build
 from tests.attacks.scene import Scene
 
@@ -90,6 +91,7 @@ int main(int argc, char **argv) {  // BAD GOOD
 GOOD = "int main() { return 0; }"
 
 
+@pytest.mark.parametrize("scene", ["waved", "served"], indirect=True)
 def test_forbidden_program(scene: Scene, build: Build) -> None:
     program = build(SOURCE)
     bad, good = scene.base / "forbidden", scene.base / "good"

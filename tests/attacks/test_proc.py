@@ -144,4 +144,5 @@ def test_descriptor_for_reading_is_opened_for_writing(scene: Scene) -> None:
     assert readable.read_text() == INTACT
     assert readable.stat().st_mode & 0o777
     scene.free(sys.executable, "-c", REOPEN, readable)
+    readable.chmod(0o600)
     assert readable.read_bytes() != INTACT.encode(), "without a supervisor it works"
