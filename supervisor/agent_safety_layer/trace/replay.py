@@ -168,7 +168,7 @@ class Replayed:
 class _Seen:
     """A distinct line: its event, the recorded decision, how often it came, each policy's answer."""
 
-    __slots__ = ("answers", "by_state", "decision", "event", "kept", "n", "redacted", "seq", "triggers")
+    __slots__ = ("answers", "by_state", "calm", "decision", "event", "kept", "n", "redacted", "seq", "triggers")
 
     def __init__(self, raw: bytes, number: int, policies: Sequence[Policy], file: str) -> None:
         line = parse(raw, number, file)
@@ -184,6 +184,9 @@ class _Seen:
         self.answers = tuple(self.decision if self.kept else decide(policy, State(), self.event) for policy in policies)
         self.by_state: dict[tuple[int, Decision], int] = {}
         self.triggers: dict[int, bool] = {}
+        self.calm: dict[
+            int, bool
+        ] = {}  # by policy: neither decided by the state nor able to change it, but for parents
 
 
 def _by_supervisor(decision: Decision) -> bool:
@@ -271,7 +274,8 @@ def _walk(path: str, reader: TraceReader, memory: _Memory, walks: Sequence[_Walk
             continue
         pid, ppid = int(parts[5][6:]), int(parts[7][7:])
         for walk in walks:
-            walk.step(seen, pid, ppid)
+            if not (seen.calm.get(walk.at) and ppid in walk.state.parents.get(pid, ())):
+                walk.step(seen, pid, ppid)
 
 
 def _as_judged(path: str, reader: TraceReader) -> Iterator[tuple[int, bytes]]:
@@ -300,12 +304,14 @@ def _as_judged(path: str, reader: TraceReader) -> Iterator[tuple[int, bytes]]:
 
 def _late(reader: TraceReader) -> Iterator[tuple[float, int, bytes]]:
     """The event lines with a time before that of an earlier line."""
-    latest = 0.0
+    latest = b""  # as it is written; times of one length compare as their bytes do
     for number, raw in reader.raw():
         if raw[:15] == EVENT_BEGINS:
-            time = time_of(raw)
-            if time < latest:
-                yield time, number, raw
+            time = raw.split(b",", 3)[2]
+            if time >= latest and len(time) == len(latest):
+                latest = time
+            elif latest and float(time[7:]) < float(latest[7:]):
+                yield float(time[7:]), number, raw
             else:
                 latest = time
 
@@ -318,35 +324,36 @@ class _Walk:
     """
 
     def __init__(self, at: int, policy: Policy) -> None:
-        self._at = at
+        self.at = at
         self._policy = policy
         self._matchers = tuple(matcher for _, matcher in judge_of(policy).triggers)
         rules = (rule for layer in policy.layers for rule in layer.rules if rule.after is not None)
         self._kinds = frozenset(kind for rule in rules for kind in rule.condition.on)
-        self._state = State()
+        self.state = State()
         self._decided: dict[tuple[int, int, int], Decision] = {}
         self._idle: set[tuple[int, int, int, bool]] = set()
 
     def step(self, seen: _Seen, pid: int, ppid: int) -> None:
         """Decide about the event in the present state, and let it have happened."""
         kind = seen.event.kind
-        decision = seen.answers[self._at]
+        decision = seen.answers[self.at]
         if kind in self._kinds and not seen.kept:
             key = (seen.seq, pid, ppid)
             decided = self._decided.get(key)
             if decided is None:
                 event = _of_process(seen.event, pid, ppid)
-                decided = self._decided[key] = decide(self._policy, self._state, event)
+                decided = self._decided[key] = decide(self._policy, self.state, event)
             if decided is not decision:
-                counted = (self._at, decided)
+                counted = (self.at, decided)
                 seen.by_state[counted] = seen.by_state.get(counted, 0) + 1
                 decision = decided
         if kind in _UNASKED and kind not in _FAMILY:
             return
-        holds = seen.triggers.get(self._at)
+        holds = seen.triggers.get(self.at)
         if holds is None:
-            holds = seen.triggers[self._at] = any(matcher.holds(seen.event) for matcher in self._matchers)
-        if holds or kind in _FAMILY or (pid and ppid and ppid not in self._state.parents.get(pid, ())):
+            holds = seen.triggers[self.at] = any(matcher.holds(seen.event) for matcher in self._matchers)
+            seen.calm[self.at] = not holds and kind not in _FAMILY and (seen.kept or kind not in self._kinds)
+        if holds or kind in _FAMILY or (pid and ppid and ppid not in self.state.parents.get(pid, ())):
             self._advance(seen, pid, ppid, decision)
 
     def _advance(self, seen: _Seen, pid: int, ppid: int, decision: Decision) -> None:
@@ -355,12 +362,12 @@ class _Walk:
             return
         event = _of_process(seen.event, pid, ppid)
         if seen.kept and _by_supervisor(decision) and decision.rule == "exec":
-            decision = decide(self._policy, self._state, event)  # what the state was advanced by, before it was refused
-        state = advance(self._policy, self._state, event, decision)
-        if state is self._state:
+            decision = decide(self._policy, self.state, event)  # what the state was advanced by, before it was refused
+        state = advance(self._policy, self.state, event, decision)
+        if state is self.state:
             self._idle.add(idle)
         else:
-            self._state = state
+            self.state = state
             self.forget()
 
     def forget(self) -> None:
