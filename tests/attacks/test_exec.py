@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+
 from tests.attacks.conftest import Build
 from tests.attacks.scene import Scene
 
@@ -108,3 +109,13 @@ def test_forbidden_program(scene: Scene, build: Build) -> None:
     assert (scene.ws / "escaped").exists(), "without a supervisor it runs"
     for name in ("plain", "renamed", "linked", "fd", "proc", "script", "memfd"):
         assert f"{name} RAN" in done.stdout
+
+
+@pytest.mark.parametrize("scene", ["waved"], indirect=True)
+def test_nothing_starts_where_exec_cannot_be_verified(scene: Scene) -> None:
+    done = scene.free(*scene.command(["/bin/sh", "-c", "echo x >started"]), ASL_WITHOUT="ptrace")
+    assert done.returncode == 125
+    assert "ptrace" in done.stderr
+    assert not (scene.ws / "started").exists()
+    assert scene.bound("/bin/sh", "-c", "echo x >started").returncode == 0
+    assert (scene.ws / "started").exists()

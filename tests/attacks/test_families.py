@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.attacks.scene import Scene
 
 CODE = r"""
@@ -84,6 +86,7 @@ def _state(folder: Path) -> dict[str, object]:
 CONTROLS = ("open", "creat", "openat", "openat2", "truncate", "chmod", "utimes", "rename", "unlink", "link", "mkdirat")
 
 
+@pytest.mark.parametrize("scene", ["waved", "served", "landlock=1", "landlock"], indirect=True)
 def test_every_member(scene: Scene) -> None:
     before = _state(scene.outside)
     done = scene.bound(sys.executable, "-c", CODE, scene.outside)
