@@ -10,7 +10,7 @@ import os
 import struct
 from errno import E2BIG, EFBIG, EINVAL, ENAMETOOLONG, ENOSYS, EPERM, ERANGE
 
-from agent_safety_layer.engine.objects import Objects, failing, signed
+from agent_safety_layer.engine.objects import Objects, signed
 from agent_safety_layer.engine.operation import Operation
 from agent_safety_layer.events import text_of
 from asl_hooks import memory
@@ -76,10 +76,10 @@ class Metadata:
         bounded: bool,
         more: dict[str, object],
     ) -> Operation:
+        if found.fd < 0:
+            raise OSError(found.errno, "nothing there to change")
         canonical = text_of(found.path)
         event = None if _is_nameless(found) else self._objects.event(kind, call, process, canonical, path, **more)
-        if found.fd < 0:
-            return Operation(event, failing(found.errno))
 
         def perform() -> int:
             act(b"/proc/self/fd/%d" % found.fd)  # leads to the object and no further, also when that is a link

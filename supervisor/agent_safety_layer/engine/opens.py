@@ -162,13 +162,14 @@ class Opens:
 
     @staticmethod
     def _open_kind(found: Located, flags: int) -> str:
-        if flags & _TMPFILE or (found.fd < 0 and found.creatable and flags & os.O_CREAT):
+        if found.fd < 0 and found.creatable and flags & os.O_CREAT:
+            return "file.create"
+        is_folder = found.fd >= 0 and stat.S_ISDIR(os.fstat(found.fd).st_mode)
+        if is_folder and flags & _TMPFILE:
             return "file.create"
         if flags & _ACCESS != os.O_RDONLY or flags & os.O_TRUNC:
             return "file.write"
-        if found.fd >= 0 and stat.S_ISDIR(os.fstat(found.fd).st_mode):
-            return "file.list"
-        return "file.read"
+        return "file.list" if is_folder else "file.read"
 
     def _opener(
         self, event: Event, found: Located, flags: int, mode: int, call: Call, process: Process
