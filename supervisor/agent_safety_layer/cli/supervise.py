@@ -44,7 +44,7 @@ OPTIONS = (
     Option(("--max-processes",), "N", "limits.processes", "processes alive at once"),
     Option(("--max-open-files",), "N", "limits.open_files", "open files of each process"),
     Option(("--max-file-size",), "SIZE", "limits.file_size", "size of a file that is written"),
-    Option(("--approve",), "HOW", "approve", "who answers what the policy asks", ("tty", "deny")),
+    Option(("--approve",), "HOW", "approve", "who answers what the policy asks (deny: nobody)", ("tty", "deny")),
     Option(("-o", "--trace"), "PATH", "trace", "where the trace goes"),
     Option(("--report",), "FILE.json", "report", "write the result as JSON"),
     Option(("--name",), "NAME", "name", "a name for the run, in the trace and the report"),
@@ -74,7 +74,7 @@ def help_text() -> str:
     lines += [
         "",
         "Without -p the profile `workspace` holds: read all but secrets, write the working directory and a",
-        "private temporary folder, network and other things ask. `asl policy show workspace` prints it.",
+        "private temporary folder, no network but --allow-host. `asl policy show workspace` prints it.",
         "Exit status: the command's own; 124 time limit, 125 not started, 126 not allowed, 127 not found, 137 memory.",
     ]
     return "\n".join(lines) + "\n"
@@ -144,9 +144,9 @@ def _did_you_mean(flag: str) -> str:
 
 
 def _version() -> str:
-    from importlib.metadata import version
+    from agent_safety_layer import __version__
 
-    return version("agent-safety-layer")
+    return __version__
 
 
 def main(without: frozenset[str] = frozenset()) -> None:
