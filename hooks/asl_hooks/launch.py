@@ -259,6 +259,8 @@ def _prepare(spec: LaunchSpec) -> tuple[ctypes.Array[ctypes.c_char_p], ctypes.Ar
 def candidates(program: str, environment: Mapping[str, str]) -> list[bytes]:
     """The paths at which execvp(3) would look for *program*, in order."""
     encoded = os.fsencode(program)
+    if not encoded:
+        return []
     if b"/" in encoded:
         return [encoded]
     path = os.fsencode(environment.get("PATH", os.defpath))

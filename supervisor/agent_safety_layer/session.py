@@ -15,7 +15,14 @@ from _functools import partial
 from time import monotonic, time
 
 from agent_safety_layer import state
-from agent_safety_layer.errors import AslError, InternalError, TraceError, UnsupportedError, UsageError
+from agent_safety_layer.errors import (
+    AslError,
+    InternalError,
+    PolicyError,
+    TraceError,
+    UnsupportedError,
+    UsageError,
+)
 from agent_safety_layer.private import Private
 from agent_safety_layer.report import Ending, ReportFile, footer, report
 from agent_safety_layer.tally import Tally
@@ -106,8 +113,12 @@ class Session:
         from agent_safety_layer.policy import ADMINISTRATOR, DEFAULT, System, load, plan
 
         settings = self.settings
+        try:
+            here = os.getcwd()
+        except FileNotFoundError as error:
+            raise UsageError("The working directory was deleted.", remedy="Change to one that is there.") from error
         variables = {
-            "WORKSPACE": os.getcwd(),
+            "WORKSPACE": here,
             "HOME": os.path.expanduser("~"),
             "TMP": tmp,
             "USER": os.environ.get("USER", str(os.getuid())),
@@ -123,8 +134,26 @@ class Session:
             observe=settings.observe,
         )
         self._given = policy
+        self._check_substance(policy)
         policy = self._guarded(policy, state_dir)
         return policy, plan(policy.enforced, System())
+
+    def _check_substance(self, policy: Policy) -> None:
+        """Nobody gives a policy to be protected from nothing: an empty one is a mistake, one without files is told."""
+        from agent_safety_layer.policy import Limits
+
+        for layer in policy.layers:
+            if not (layer.files or layer.network or layer.exec or layer.rules or layer.limits != Limits()):
+                raise PolicyError(
+                    f"The policy {layer.name} says nothing.",
+                    remedy="Write `extends: [workspace]` into it, or leave it out.",
+                )
+        missing = [name for name in ("files", "network") if not any(getattr(layer, name) for layer in policy.layers)]
+        if missing and self.settings.verbosity >= 0:
+            what = " and ".join(missing)
+            self._stderr.write(
+                f"asl: no policy speaks of {what}, so all is allowed there; `extends: [workspace]` would\n"
+            )
 
     def _guarded(self, policy: Policy, state_dir: str) -> Policy:
         from agent_safety_layer.own import guarded, terminals

@@ -96,7 +96,7 @@ class Answers:
         event = operation.event
         assert event is not None
         operation.close()
-        errno = _REFUSED.get(event.kind) or _REFUSED.get(event.kind.partition(".")[0], EPERM)
+        errno = operation.refusal or _REFUSED.get(event.kind) or _REFUSED.get(event.kind.partition(".")[0], EPERM)
         self._backend.fail(stopped.call, errno)
         self._recorder.record(event, decision, BLOCK, errno_name(errno), stopped.started, why)
         if self._kills:

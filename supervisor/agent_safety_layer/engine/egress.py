@@ -167,7 +167,9 @@ class Guarded:
         decision = view.decide_enforced(event)
         if decision.action == ASK and view.was_approved(event):
             return Decision(ALLOW, decision.rule, decision.where, "approved")
-        if question.kind == "net.dns" or decision.action not in _PASSING:
+        # A loopback address was judged at the call; asked about here are also those that mean the same.
+        told = question.host == "localhost"
+        if not told and (question.kind == "net.dns" or decision.action not in _PASSING):
             effective = decision.action if decision.action != ASK else ALLOW if question.kind == "net.dns" else BLOCK
             recorded = view.decide(event)
             self._recorder.record(event, recorded, effective, "" if effective != BLOCK else "EACCES", view.clock())

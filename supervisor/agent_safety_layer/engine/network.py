@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from errno import EAFNOSUPPORT, EINVAL, EMSGSIZE, EOPNOTSUPP, EPERM
+from errno import EAFNOSUPPORT, ECONNREFUSED, EINVAL, EMSGSIZE, EOPNOTSUPP, EPERM
 
 from agent_safety_layer.engine.listeners import Listeners
 from agent_safety_layer.engine.operation import Operation
-from agent_safety_layer.events import ASK, Event, text_of
+from agent_safety_layer.events import ASK, BLOCK, Event, text_of
 from agent_safety_layer.policy.network import OWN
 from asl_hooks import memory, sockaddr
 from asl_hooks.paths import base_of, locate, split
@@ -136,22 +136,23 @@ class Network:
     ) -> Event | None:
         """The event; None for what is judged elsewhere or cannot leave the tree."""
         egress, context = self._egress, self._context
-        host = ip = ""
-        if kind != "net.bind":
-            if egress.is_question(address.port):
-                return None
-            if egress.captured and _is_own(address.ip) and not context.may_connect(address.ip, address.port):
-                return None
-            host = egress.name_of(address.ip)
-        if not host:
-            ip = address.ip
+        host = ""
         if kind == "net.bind":
             own = egress.captured
+        elif egress.is_question(address.port):
+            return None
         else:
+            host = egress.name_of(address.ip)
             own = _is_own(address.ip) and self._own.has_port(proto, address.port, call.tid)
+        ip = "" if host else address.ip
         detail = OWN if own else ""
         event = context.event(kind, call, process, host=host, ip=ip, port=address.port, proto=proto, detail=detail)
-        if egress.captured and kind == "net.connect" and proto == "udp" and context.decide(event).action == ASK:
+        if (
+            egress.captured
+            and kind == "net.connect"
+            and proto == "udp"
+            and context.decide(event).action in (ASK, BLOCK)
+        ):
             return None  # it sends nothing (resolvers do it to sort addresses), and nothing receives what it would send
         return event
 
@@ -160,6 +161,8 @@ class Network:
     ) -> Prepare | None:
         """What has to be done before something is sent to *raw*; the address to use goes into *target*."""
         if domain not in (sockaddr.AF_INET, sockaddr.AF_INET6) or not raw:
+            return None
+        if event is not None and event.detail == OWN:
             return None
         if event is None and not self._egress.is_question(sockaddr.parse(raw).port):
             return None
@@ -172,6 +175,11 @@ class Network:
             self._egress.reach(raw, proto, ready)
 
         return prepare
+
+    def _refusal(self, domain: int, raw: bytes) -> int:
+        """How a refusal looks: on a loopback of the tree's own nobody listens whom it could reach."""
+        inet = domain in (sockaddr.AF_INET, sockaddr.AF_INET6)
+        return ECONNREFUSED if inet and self._egress.captured and _is_own(sockaddr.parse(raw).ip) else 0
 
     def connect(self, call: Call, process: Process, name: str) -> Operation:
         """connect."""
@@ -188,6 +196,7 @@ class Network:
             lambda: _check(_libc.connect(held, target[0], len(target[0]))),
             fds=(held, extra),
             blocking=_is_blocking(held) and type_ != _DGRAM,
+            refusal=self._refusal(domain, raw),
             prepare=self._prepared(event, address, domain, "tcp" if type_ == _STREAM else "udp", target),
         )
 

@@ -29,6 +29,8 @@ def remedy(policy: Policy, event: Event, decision: Decision) -> str:
     if known is None or not name:
         return f"change the rule '{decision.rule}' ({decision.where})"
     entry = _entry(policy, decision)
+    if entry is not None and entry.text == "${STATE}":
+        return ""  # the supervisor's own
     if entry is not None:
         return _take_away(entry, decision)
     wanted = known(event, decision)

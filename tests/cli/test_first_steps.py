@@ -1,0 +1,83 @@
+"""What somebody runs into who uses it for the first time."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.requires("notify"), pytest.mark.requires("landlock")]
+
+
+def supervise(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "agent_safety_layer.cli.supervise", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_agent_reads_why_it_was_denied(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    script = 'echo x > ../outside; echo y > inside; cat "$ASL_DENIALS"'
+    done = supervise(work, "sh", "-c", script)
+    assert (work / "inside").read_text() == "y\n"
+    assert not (tmp_path / "outside").exists()
+    denials = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(denial["kind"], denial["object"]) for denial in denials] == [("file.create", str(tmp_path / "outside"))]
+    assert denials[0]["remedy"] == f"--allow-write {tmp_path / 'outside'}"
+
+
+def test_a_policy_that_says_nothing_protects_from_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# to be written\n")
+    done = supervise(tmp_path, "-p", "empty.yaml", "true")
+    assert done.returncode == 125
+    assert "extends: [workspace]" in done.stderr
+    (tmp_path / "some.yaml").write_text("version: 1\nexec: {block: [sudo]}\n")
+    done = supervise(tmp_path, "-p", "some.yaml", "true")
+    assert done.returncode == 0
+    assert "no policy speaks of files and network" in done.stderr
+    assert supervise(tmp_path, "true").stderr == ""
+
+
+def test_a_server_of_the_host_is_out_of_reach_until_it_is_named(tmp_path: Path) -> None:
+    code = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1]))); print('connected')"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        refused = supervise(tmp_path, sys.executable, "-c", code, port)
+        assert "connected" not in refused.stdout
+        assert f"--allow-host 127.0.0.1:{port}" in refused.stderr
+        allowed = supervise(tmp_path, f"--allow-host=localhost:{port}", sys.executable, "-c", code, port)
+        assert allowed.stdout == "connected\n"
+
+
+def test_a_server_of_its_own_needs_no_permission(tmp_path: Path) -> None:
+    code = (
+        "import socket\n"
+        "server = socket.create_server(('127.0.0.1', 0))\n"
+        "client = socket.create_connection(server.getsockname())\n"
+        "client.sendall(b'x'); print(server.accept()[0].recv(1))"
+    )
+    done = supervise(tmp_path, sys.executable, "-c", code)
+    assert (done.stdout, done.stderr) == ("b'x'\n", "")
+
+
+def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
+    script = f"mkdir gone && cd gone && rmdir ../gone && exec {sys.executable} -m agent_safety_layer.cli.supervise true"
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 125
+    assert "working directory was deleted" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path) -> None:
+    os.environ["TMPDIR"] = str(tmp_path)
+    try:
+        done = supervise(tmp_path, "sh", "-c", 'mkdir -p "$TMPDIR/a/b"; touch "$TMPDIR/a/b/c"; chmod 0 "$TMPDIR/a"')
+    finally:
+        del os.environ["TMPDIR"]
+    assert done.returncode == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("asl-")] == []
