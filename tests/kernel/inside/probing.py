@@ -44,7 +44,8 @@ def about(path: str | int) -> str:
     except OSError as error:
         return errno.errorcode[error.errno or 0]
     size = there.st_size if stat.S_ISREG(there.st_mode) else "-"
-    return f"{stat.filemode(there.st_mode)} {there.st_uid}:{there.st_gid} {size} {there.st_nlink}"
+    links = "-" if os.path.samestat(there, os.stat("/")) else there.st_nlink  # others make folders there
+    return f"{stat.filemode(there.st_mode)} {there.st_uid}:{there.st_gid} {size} {links}"
 
 
 def opened(path: str | bytes, flags: int, mode: int = 0o777, dir_fd: int | None = None) -> str:
