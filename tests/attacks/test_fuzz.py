@@ -42,6 +42,8 @@ sys.stderr.flush(); os.write(1, b"tried %d\n" % n)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_senseless_arguments(scene: Scene, seed: int) -> None:
     # Only names in the workspace, and random numbers: nothing of the machine is at stake, should anything get out.
-    done = scene.bound(sys.executable, "-c", CODE, seed, 1, policy=scene.policy(unix=["${WORKSPACE}"]))
-    assert done.returncode in (0, 1, -9, -11), done.stderr[-2000:]
+    policy = scene.policy(unix=["${WORKSPACE}"])
+    # The limit is for a FIFO that it makes and then opens: that waits for ever, as it should.
+    done = scene.bound(sys.executable, "-c", CODE, seed, 1, policy=policy, options=["--timeout", "4s"])
+    assert done.returncode in (0, 1, 124, -9, -11), done.stderr[-2000:]
     assert not scene.changed
