@@ -273,7 +273,7 @@ def test_nothing_is_printed_to_stdout_and_quiet_is_quiet(shell: Shell) -> None:
     assert "--allow-write /usr/blocked" in loud.stderr
     assert "asl:" not in quiet.stderr
     assert (shell.folder / "here").exists()
-    assert shell.type("-p", shell.policy, "true").stderr == "", "nothing to tell, nothing told"
+    assert shell.type("true").stderr == "", "nothing to tell, nothing told"
 
 
 def test_the_report_is_the_truth_in_json(shell: Shell) -> None:
