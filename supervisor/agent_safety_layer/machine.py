@@ -66,12 +66,12 @@ class Machine:
 
     def kernel(self) -> Kernel:
         """What the kernel will do for the run; after ``ruleset`` and ``group``."""
-        from agent_safety_layer.engine.kernel import CREDENTIAL_TAGS, NOTIFIED, Kernel
+        from agent_safety_layer.engine.kernel import COUNTED_TAGS, CREDENTIAL_TAGS, NOTIFIED, Kernel
 
         scoped = self._landlocked and "scope.signal" not in self._lost
         notified = {*NOTIFIED, *(() if scoped else ("setown",)), *(CREDENTIAL_TAGS if os.geteuid() == 0 else ())}
         if self._counts_threads:
-            notified.add("thread")
+            notified.update(COUNTED_TAGS)
         truncates = self._landlocked and "fs.truncate" not in self._lost
         return Kernel(frozenset(notified), scopes_signals=scoped, bounds_truncate=truncates)
 

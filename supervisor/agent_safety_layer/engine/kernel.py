@@ -17,7 +17,10 @@ METADATA_TAGS = ("truncate", "chmod", "chown", "utime", "xattr", "fd_meta")
 NETWORK_TAGS = ("connect", "bind", "listen", "send", "sendmsg")
 EXEC_TAGS = ("exec",)
 SIGNAL_TAGS = ("kill", "setown", "sched")
-BOOKKEEPING_TAGS = ("umask", "fork")
+BOOKKEEPING_TAGS = ("umask",)
+# Only where new processes have to be counted one by one. A notified call that a signal finds waiting returns EINTR to
+# programs that do not ask for restarts, and shells take that for a failed fork.
+COUNTED_TAGS = ("fork", "thread")
 CREDENTIAL_TAGS = ("creds",)  # only where the tree may change its identity: as root
 NOTIFIED = (*OPEN_TAGS, *ENTRY_TAGS, *METADATA_TAGS, *NETWORK_TAGS, *EXEC_TAGS, "kill", "sched", *BOOKKEEPING_TAGS)
 
