@@ -36,10 +36,14 @@ class Operation:
     ``mutates``: it can change what paths lead to. ``reopen``: the canonical path of a plain file or folder that was
     opened and can be opened again by that, or nothing. ``outside``: it reaches for a process that is not of the tree.
     ``prepare`` is done once it may go on, before it does: it calls back with 0 or an errno, at once or later, in the
-    loop's thread.
+    loop's thread. ``futile`` tells the errno with which the call fails whatever is decided, 0 where it may succeed: the
+    kernel, too, says that something is missing or already there before it says that it may not be touched.
     """
 
-    __slots__ = ("acting", "blocking", "bounded", "event", "fds", "mutates", "outside", "perform", "prepare", "reopen")
+    __slots__ = (
+        *("acting", "blocking", "bounded", "event", "fds", "futile", "mutates", "outside", "perform", "prepare"),
+        "reopen",
+    )
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Operation:
         reopen: bytes = b"",
         outside: bool = False,
         prepare: Callable[[Callable[[int], None]], None] | None = None,
+        futile: Callable[[], int] | None = None,
     ) -> None:
         self.event = event
         self.acting: ActingAs | None = None  # whose identity to perform it with, where that is not our own
@@ -64,6 +69,7 @@ class Operation:
         self.reopen = reopen
         self.outside = outside
         self.prepare = prepare
+        self.futile = futile
 
     def close(self) -> None:
         """Let go of the objects that were held."""
