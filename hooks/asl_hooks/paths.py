@@ -26,7 +26,8 @@ readlink = os.readlink
 
 @value
 class Located:
-    """Where a path leads: its canonical absolute name, an O_PATH descriptor (-1 when nothing is there), and why not.
+    """Where a path leads: its canonical absolute name (``pipe:[…]`` and the like for what has none), an O_PATH
+    descriptor (-1 when nothing is there), and why not.
 
     ``errno`` is 0 when the object exists; ENOENT with a meaningful ``path`` when only the last component is missing
     (``creatable``). The descriptor is the receiver's to close.
@@ -165,8 +166,7 @@ def _through_magic(link: bytes) -> Located:
         fd = os.open(link, _OBJECT)
     except OSError as error:
         return Located(link, -1, error.errno or EINVAL)
-    name = name_of(fd)
-    return Located(name if name.startswith(b"/") else link, fd)
+    return Located(name_of(fd), fd)
 
 
 def _is_folder(fd: int) -> bool:

@@ -48,6 +48,8 @@ SECCOMP_ADDFD_FLAG_SEND = 1 << 1
 SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND = 0xC0502100, 0xC0182101
 SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_ADDFD = 0x40082102, 0x40182103
 SECCOMP_IOCTL_NOTIF_SET_FLAGS = 0x40082104
+# unshare(2)
+CLONE_FS = 0x200
 # openat2(2)
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_CACHED = 0x02, 0x04, 0x20
 RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x08, 0x10
@@ -74,6 +76,7 @@ setfsgid = _bind("setfsgid", _long)
 capget = _bind("capget", _ptr, _ptr)
 capset = _bind("capset", _ptr, _ptr)
 setgroups = _bind("setgroups", _int, _ptr)
+unshare = _bind("unshare", _long)
 tee = _bind("tee", _int, _int, _size, ctypes.c_uint)
 utimensat = _bind("utimensat", _int, _str, _str, _int)
 _openat2 = _bind("openat2", _int, _str, _ptr, _size)

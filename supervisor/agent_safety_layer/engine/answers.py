@@ -1,6 +1,7 @@
 """Answering an operation: judged, then refused, waved through, performed here, or put to a person.
 
-judge ─┬─ block ──────────────► refuse: the call fails, the agent goes on
+judge ─┬─ can only fail ─────► the call fails as it would without us: nothing is lost, nobody is asked
+       ├─ block ──────────────► refuse: the call fails, the agent goes on
        ├─ require_approval ───► park: the call waits for a person; then apply or refuse
        └─ the rest ── apply ─┬─ bounded by the kernel: proceed
                              ├─ may wait for others: perform on a thread of its own
@@ -85,7 +86,9 @@ class Answers:
             action = view.decide_enforced(event).action
             if action not in (BLOCK, ASK):
                 action = AUDIT
-        if action == BLOCK:
+        if action in (BLOCK, ASK) and operation.futile is not None and (errno := operation.futile()):
+            self._finish(stopped, operation, decision, ALLOW, 0, errno)
+        elif action == BLOCK:
             self._refuse(stopped, operation, decision)
         elif action == ASK:
             self._park(stopped, operation, decision)

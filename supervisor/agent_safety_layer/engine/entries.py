@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, EBUSY, EEXIST, EINVAL, EISDIR, ENOTEMPTY, EPERM, EXDEV
+from errno import EACCES, EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTEMPTY, EPERM, EXDEV
 
 from agent_safety_layer.engine.objects import Objects, signed
 from agent_safety_layer.engine.operation import Operation
@@ -64,8 +64,11 @@ class Entries:
             act(parent.fd, name)
             return 0
 
+        def futile() -> int:
+            return ENOENT if kind == "file.delete" and not _is_there(parent.fd, name) else 0
+
         bounded = self._context.writes_bounded(text_of(parent.path))
-        return Operation(event, perform, bounded=bounded, fds=(parent.fd,), mutates=mutates)
+        return Operation(event, perform, bounded=bounded, fds=(parent.fd,), mutates=mutates, futile=futile)
 
     def mkdir(self, call: Call, process: Process, name: str) -> Operation:
         """mkdir, mkdirat."""
@@ -159,7 +162,14 @@ class Entries:
             linux.renameat2(source.fd, name1, target.fd, name2, flags)
             return 0
 
-        return Operation(event, perform, bounded=all(ends), fds=(source.fd, target.fd), mutates=True)
+        return Operation(
+            event,
+            perform,
+            bounded=all(ends),
+            fds=(source.fd, target.fd),
+            mutates=True,
+            futile=lambda: 0 if _is_there(source.fd, name1) else ENOENT,
+        )
 
     def _refused(self, event: Event, folders: list[tuple[Located, bytes, str]], unserialised: bool) -> Event | None:
         """A renamed folder takes its contents along: the event of the first entry that may not go, because it is not as
@@ -225,7 +235,13 @@ class Entries:
 
         context = self._context
         bounded = context.writes_bounded(os.path.dirname(text1)) and context.writes_bounded(text_of(parent.path))
-        return Operation(event, perform, bounded=bounded, fds=(found.fd, parent.fd))
+        return Operation(
+            event,
+            perform,
+            bounded=bounded,
+            fds=(found.fd, parent.fd),
+            futile=lambda: EEXIST if _is_there(parent.fd, last) else 0,
+        )
 
 
 def _is_there(parent: int, name: bytes) -> bool:

@@ -10,7 +10,7 @@ import os
 import struct
 from errno import E2BIG, EFBIG, EINVAL, ENAMETOOLONG, ENOSYS, EPERM, ERANGE
 
-from agent_safety_layer.engine.objects import Objects, signed
+from agent_safety_layer.engine.objects import Objects, nameless, signed
 from agent_safety_layer.engine.operation import Operation
 from agent_safety_layer.events import text_of
 from asl_hooks import memory
@@ -79,7 +79,7 @@ class Metadata:
         if found.fd < 0:
             raise OSError(found.errno, "nothing there to change")
         canonical = text_of(found.path)
-        event = None if _is_nameless(found) else self._objects.event(kind, call, process, canonical, path, **more)
+        event = None if nameless(found) else self._objects.event(kind, call, process, canonical, path, **more)
 
         def perform() -> int:
             act(b"/proc/self/fd/%d" % found.fd)  # leads to the object and no further, also when that is a link
@@ -124,7 +124,7 @@ class Metadata:
             flags = call.args[4] & 0xFFFFFFFF
         else:
             place, at, flags = (-100, 0), 1, linux.AT_SYMLINK_NOFOLLOW if name == "lchown" else 0
-        uid, gid = signed(call.args[at]), signed(call.args[at + 1])
+        uid, gid = _owner(call.args[at]), _owner(call.args[at + 1])
         return self._object(
             call, process, place, lambda at: os.chown(at, uid, gid), flags=flags, detail=f"owner {uid}:{gid}"
         )
@@ -209,16 +209,15 @@ class Metadata:
             mode = call.args[1] & 0o7777
             return lambda at: os.chmod(at, mode)
         if name == "fchown":
-            uid, gid = signed(call.args[1]), signed(call.args[2])
+            uid, gid = _owner(call.args[1]), _owner(call.args[2])
             return lambda at: os.chown(at, uid, gid)
         return self._xattr_change(call, process, name)
 
 
-def _is_nameless(found: Located) -> bool:
-    """Whether the object is one that no path leads to (a pipe, a socket, a memfd): policies have no opinion about
-    those.
-    """
-    return not found.path.startswith(b"/") or found.path.startswith(b"/memfd:")
+def _owner(register: int) -> int:
+    """A user or group id as Python takes it: only the highest number means that it stays as it is."""
+    register &= 0xFFFFFFFF
+    return -1 if register == 0xFFFFFFFF else register
 
 
 def _longest_file(process: Process) -> float:

@@ -16,6 +16,7 @@ from agent_safety_layer.engine.operation import Operation
 from agent_safety_layer.events import ASK, BLOCK, Event, text_of
 from agent_safety_layer.policy.network import OWN
 from asl_hooks import memory, sockaddr
+from asl_hooks._abi import linux
 from asl_hooks.paths import base_of, locate, split
 
 TYPE_CHECKING = False
@@ -191,14 +192,25 @@ class Network:
             os.close(held)
             raise
         target = [address]
+
+        def perform() -> int:
+            _check(_libc.connect(held, target[0], len(target[0])))
+            self._answers_come_to(held, domain, type_)
+            return 0
+
         return Operation(
             event,
-            lambda: _check(_libc.connect(held, target[0], len(target[0]))),
+            perform,
             fds=(held, extra),
             blocking=_is_blocking(held) and type_ != _DGRAM,
             refusal=self._refusal(domain, raw),
             prepare=self._prepared(event, address, domain, "tcp" if type_ == _STREAM else "udp", target),
         )
+
+    def _answers_come_to(self, held: int, domain: int, type_: int) -> None:
+        """A datagram socket that was connected or has sent is bound: what the tree sends there stays in the tree."""
+        if type_ == _DGRAM and domain in (sockaddr.AF_INET, sockaddr.AF_INET6) and not self._egress.captured:
+            self._own.add_port("udp", _name_of(held).port, held)
 
     def bind(self, call: Call, process: Process, name: str) -> Operation:
         """bind."""
@@ -212,7 +224,9 @@ class Network:
 
         def perform() -> int:
             if extra >= 0:
-                _bind_below(extra, held, address)
+                spelled = sockaddr.parse(raw).path  # which getsockname(2) will show
+                own = b"/proc" in spelled or b"/dev/" in spelled  # means something else to this process
+                _bind_below(extra, held, address if own else _unix(spelled), call.tid, process.umask)
                 self._own.add_file(sockaddr.parse(address).path)
                 return 0
             _check(_libc.bind(held, address, len(address)))
@@ -272,7 +286,9 @@ class Network:
 
         def perform() -> int:
             to = target[0]
-            return _check(_libc.sendto(held, data, len(data), flags | _MSG_NOSIGNAL, to or None, len(to)))
+            sent = _check(_libc.sendto(held, data, len(data), flags | _MSG_NOSIGNAL, to or None, len(to)))
+            self._answers_come_to(held, domain, type_)
+            return sent
 
         return Operation(
             event,
@@ -320,6 +336,7 @@ class Network:
                     if not done:
                         raise
                     break
+                self._answers_come_to(held, domain, type_)
                 if not many:
                     return sent
                 memory.write(process.mem, args[1] + i * step + 56, sent.to_bytes(4, "little"))
@@ -440,16 +457,25 @@ def _in_turn(prepares: list[Prepare]) -> Prepare | None:
     return prepare
 
 
-def _bind_below(folder: int, fd: int, address: bytes) -> int:
-    """bind(2) to a path. The tree may swap folders on the way (getsockname(2) must show the path that it used, so it
-    cannot be one through *folder*): so it is done where nothing but that folder can be written.
+def _bind_below(folder: int, fd: int, address: bytes, tid: int, umask: int) -> None:
+    """bind(2) to a path, in the working directory and with the umask of thread *tid*. The tree may swap folders on the
+    way (getsockname(2) must show the path that it used, so it cannot be one through *folder*): so it is done where
+    nothing but that folder can be written.
     """
     from asl_hooks import landlock
 
-    def bind() -> int:
-        return _check(_libc.bind(fd, address, len(address)))
+    start = os.open(b"/proc/%d/cwd" % tid, os.O_PATH | os.O_CLOEXEC)
 
-    return landlock.below(folder, landlock.MAKE_SOCKET, bind) if landlock.abi() else bind()
+    def bind() -> None:
+        linux.unshare(linux.CLONE_FS)
+        os.fchdir(start)
+        os.umask(umask)
+        _check(_libc.bind(fd, address, len(address)))
+
+    try:
+        landlock.below(folder, landlock.MAKE_SOCKET, bind)
+    finally:
+        os.close(start)
 
 
 def _unix(path: bytes) -> bytes:

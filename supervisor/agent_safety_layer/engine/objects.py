@@ -43,6 +43,15 @@ def failing(errno: int) -> Callable[[], int | Injected]:
     return fail
 
 
+def nameless(found: Located) -> bool:
+    """Whether the object is one that no path leads to (a pipe, a socket, a memfd): policies have no opinion about
+    those.
+    """
+    if found.path.startswith(b"/memfd:"):  # a file may be called that, too
+        return found.fd >= 0 and not os.fstat(found.fd).st_nlink
+    return not found.path.startswith(b"/")
+
+
 class Objects:
     """Finds the objects of calls. Methods raise ``OSError`` with the errno that the tracee shall see when there is
     nothing to judge: unreadable memory, a missing folder on the way.

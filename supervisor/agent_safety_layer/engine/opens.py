@@ -7,7 +7,7 @@ import select
 import stat
 from errno import EACCES, EBADF, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOSYS, ENOTDIR, ENXIO, EXDEV
 
-from agent_safety_layer.engine.objects import FOLDER, Objects, failing, signed
+from agent_safety_layer.engine.objects import FOLDER, Objects, failing, nameless, signed
 from agent_safety_layer.engine.operation import Injected, Operation
 from agent_safety_layer.engine.plans import open_again
 from agent_safety_layer.events import ASK, RANK, Event, text_of
@@ -106,12 +106,14 @@ class Opens:
             if flags & os.O_TRUNC and flags & _ACCESS == os.O_RDONLY:
                 bounded = bounded and context.bounds_truncate
             if found.fd < 0 and not (found.creatable and flags & os.O_CREAT):
-                return Operation(event, failing(found.errno), bounded=bounded)
+                return Operation(event, failing(found.errno), bounded=bounded, futile=lambda: found.errno)
             perform, blocking = self._opener(event, found, flags, mode, call, process)
         except BaseException:
             if found.fd >= 0:
                 os.close(found.fd)
             raise
+        if nameless(found):  # whoever can name its own descriptor in /proc has it already
+            return Operation(None, perform, fds=(found.fd,), blocking=blocking)
         plain = kind != "file.create" and not blocking and not resolve
         again = _lasting_name(found) if plain else b""
         return Operation(event, perform, bounded=bounded, fds=(found.fd,), blocking=blocking, reopen=again)

@@ -36,19 +36,13 @@ class Operation:
     ``mutates``: it can change what paths lead to. ``reopen``: the canonical path of a plain file or folder that was
     opened and can be opened again by that, or nothing. ``outside``: it reaches for a process that is not of the tree.
     ``prepare`` is done once it may go on, before it does: it calls back with 0 or an errno, at once or later, in the
-    loop's thread. ``refusal`` is the errno of a refusal where that is not the kind's.
+    loop's thread. ``refusal`` is the errno of a refusal where that is not the kind's. ``futile`` tells the errno with
+    which the call fails whatever is decided, 0 where it may succeed: the kernel, too, says that something is missing or
+    already there before it says that it may not be touched.
     """
 
     __slots__ = (
-        "acting",
-        "blocking",
-        "bounded",
-        "event",
-        "fds",
-        "mutates",
-        "outside",
-        "perform",
-        "prepare",
+        *("acting", "blocking", "bounded", "event", "fds", "futile", "mutates", "outside", "perform", "prepare"),
         "refusal",
         "reopen",
     )
@@ -66,6 +60,7 @@ class Operation:
         outside: bool = False,
         prepare: Callable[[Callable[[int], None]], None] | None = None,
         refusal: int = 0,
+        futile: Callable[[], int] | None = None,
     ) -> None:
         self.event = event
         self.acting: ActingAs | None = None  # whose identity to perform it with, where that is not our own
@@ -78,6 +73,7 @@ class Operation:
         self.outside = outside
         self.prepare = prepare
         self.refusal = refusal
+        self.futile = futile
 
     def close(self) -> None:
         """Let go of the objects that were held."""

@@ -7,12 +7,13 @@ Elsewhere a signal to a group reaches only those of the tree: the supervisor sen
 from __future__ import annotations
 
 import os
-from errno import EINVAL, ESRCH
+from errno import EBADF, EINVAL, ESRCH
 
 from agent_safety_layer.engine.operation import Operation
 from asl_hooks import syscalls
 from asl_hooks._abi import linux
 from asl_hooks._abi.constants import IOPRIO_WHO_PROCESS, PRIO_PROCESS
+from asl_hooks.paths import name_of
 from asl_hooks.warden import descendants
 
 TYPE_CHECKING = False
@@ -105,8 +106,15 @@ class Signals:
 
 
 def _pid_of(pidfd: int) -> int:
+    """The process behind a pidfd, or behind an open ``/proc/<pid>``, which pidfd_send_signal(2) takes as well."""
+    folder = name_of(pidfd).split(b"/")
+    if folder[:2] == [b"", b"proc"] and len(folder) == 3 and folder[2].isdigit():
+        return int(folder[2])
     with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
         for line in file:
             if line.startswith(b"Pid:"):
-                return int(line.split()[1])
-    raise OSError(ESRCH, "not the descriptor of a process")
+                pid = int(line.split()[1])
+                if pid <= 0:
+                    raise OSError(ESRCH, "a process that has gone")
+                return pid
+    raise OSError(EBADF, "not the descriptor of a process")

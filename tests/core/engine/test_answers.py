@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Callable
-from errno import EACCES, EINVAL
+from errno import EACCES, EINVAL, ENOENT
 
 import pytest
 
@@ -67,6 +67,24 @@ def test_what_is_blocked_fails_and_nothing_happens(scenes: Callable[..., Scene])
     assert pathlib.Path("file").read_text() == "hello"
     assert done(scene) == [(BLOCK, BLOCK, "EACCES")] * 5
     assert scene.make("openat", AT_FDCWD, "dir/inner", R, 0) == ("inject", False)
+
+
+def test_what_can_only_fail_fails_as_it_would_without_us(scenes: Callable[..., Scene]) -> None:
+    """A missing file of a blocked name is missing: ssh(1) goes on without its configuration, `rm -f` has nothing to do.
+    Nobody is asked, and it is on record with what the policy says about the name.
+    """
+    for policy, action in ((BLOCKING, BLOCK), (ASKING, ASK)):
+        scene = scenes(policy)
+        pathlib.Path("file").unlink(missing_ok=True)
+        assert scene.make("openat", AT_FDCWD, "file", R, 0) == ("fail", ENOENT)
+        assert scene.make("openat", AT_FDCWD, "file", os.O_RDWR, 0) == ("fail", ENOENT)
+        assert scene.make("unlinkat", AT_FDCWD, "file", 0) == ("fail", ENOENT)
+        assert scene.make("renameat", AT_FDCWD, "file", AT_FDCWD, "other") == ("fail", ENOENT)
+        assert done(scene) == [(action, ALLOW, "ENOENT")] * 4
+        assert not scene.gate.asked
+    scene = scenes(BLOCKING)
+    assert scene.make("openat", AT_FDCWD, "file", W | CREATE, 0o600) == ("fail", EACCES)
+    assert scene.make("renameat", AT_FDCWD, "dir/inner", AT_FDCWD, "file") == ("fail", EACCES)
 
 
 @pytest.mark.parametrize("action", [AUDIT, WARN])

@@ -81,10 +81,18 @@ def test_a_descriptor_by_name_is_the_object_and_not_its_text(scene: Scene, works
 
 
 def test_pipes_have_no_path_but_can_be_reopened(scene: Scene) -> None:
+    """Also for writing: `> /dev/stderr` names what one has already, and no list of paths is about that."""
     reader, writer = os.pipe()
     os.write(writer, b"piped")
-    event = scene.event("openat", AT_FDCWD, f"/dev/fd/{reader}", R | os.O_NONBLOCK, 0)
-    assert event.path == f"/proc/{os.getpid()}/fd/{reader}"
+    for name, flags in ((reader, R), (writer, W)):
+        operation = scene.describe("openat", AT_FDCWD, f"/dev/fd/{name}", flags | os.O_NONBLOCK, 0)
+        assert operation.event is None
+        operation.close()
+    memory = os.memfd_create("x")
+    operation = scene.describe("openat", AT_FDCWD, f"/proc/self/fd/{memory}", RW, 0)
+    assert operation.event is None
+    operation.close()
+    os.close(memory)
     assert scene.make("openat", AT_FDCWD, f"/dev/fd/{reader}", R | os.O_NONBLOCK, 0) == ("inject", False)
     assert os.read(scene.backend.injected[-1], 9) == b"piped"
     os.close(reader)
