@@ -18,7 +18,6 @@ from agent_safety_layer import state
 from agent_safety_layer.errors import (
     AslError,
     InternalError,
-    PolicyError,
     TraceError,
     UnsupportedError,
     UsageError,
@@ -134,22 +133,14 @@ class Session:
             observe=settings.observe,
         )
         self._given = policy
-        self._check_substance(policy)
+        self._tell_gaps(policy)
         policy = self._guarded(policy, state_dir)
         return policy, plan(policy.enforced, System())
 
-    def _check_substance(self, policy: Policy) -> None:
-        """Nobody gives a policy to be protected from nothing: an empty one is a mistake, one without files is told."""
-        from agent_safety_layer.policy import Limits
-
-        for layer in policy.layers:
-            if not (layer.files or layer.network or layer.exec or layer.rules or layer.limits != Limits()):
-                raise PolicyError(
-                    f"The policy {layer.name} says nothing.",
-                    remedy="Write `extends: [workspace]` into it, or leave it out.",
-                )
+    def _tell_gaps(self, policy: Policy) -> None:
+        """Say (with -v) what no policy speaks of: there all is allowed."""
         missing = [name for name in ("files", "network") if not any(getattr(layer, name) for layer in policy.layers)]
-        if missing and self.settings.verbosity >= 0:
+        if missing and self.settings.verbosity > 0:
             what = " and ".join(missing)
             self._stderr.write(
                 f"asl: no policy speaks of {what}, so all is allowed there; `extends: [workspace]` would\n"

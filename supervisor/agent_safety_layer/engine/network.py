@@ -321,6 +321,7 @@ class Network:
             step = 64 if many else 56
             count = min(args[2] & 0xFFFFFFFF, _MOST_MESSAGES) if many else 1
             messages = [self._read_message(call, process, args[1] + i * step, domain, type_, fds) for i in range(count)]
+            messages = self._up_to_the_refused(messages)
         except BaseException:
             for fd in fds:
                 if fd >= 0:
@@ -350,6 +351,14 @@ class Network:
             blocking=_is_blocking(held) and not flags & _MSG_DONTWAIT,
             prepare=_in_turn([message.prepare for message in messages if message.prepare is not None]),
         )
+
+    def _up_to_the_refused(self, messages: list[_Outgoing]) -> list[_Outgoing]:
+        """The messages that may go, where the first may: as with the kernel, a later one that may not ends the call."""
+        decide = self._context.decide
+        for i, message in enumerate(messages):
+            if i and message.event is not None and decide(message.event).action in (ASK, BLOCK):
+                return messages[:i]
+        return messages
 
     def _strictest(self, events: list[Event]) -> Event | None:
         from agent_safety_layer.events import RANK

@@ -263,11 +263,14 @@ class _Planner:
             return
         if path not in FIXED and self._allows("write", path):
             inside = [hole for hole in self.blocked if hole.startswith(path.rstrip("/") + "/")]
-            there = next((hole for hole in inside if hole in self.present or self.tree.exists(hole)), None)
-            if there is not None:
-                self._serve_all(f"{there} must not be read and lies where the tree may create and run files")
-            read.append(path)
-            return
+            there = [hole for hole in inside if hole in self.present or self.tree.exists(hole)]
+            cut = [hole for hole in there if hole.rpartition("/")[0] in FIXED]
+            if len(there) > len(cut):
+                hole = next(hole for hole in there if hole not in cut)
+                self._serve_all(f"{hole} must not be read and lies where the tree may create and run files")
+            if len(there) > len(cut) or not cut:
+                read.append(path)
+                return
         children = self.tree.children(path)
         if children is None:
             self.notes.append(f"{path} cannot be listed, so opening what is in it is served.")
