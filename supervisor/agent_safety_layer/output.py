@@ -64,16 +64,21 @@ class Output:
         self._done.acquire()
         _thread.start_new_thread(self._run, ())
 
-    def resize(self) -> None:
-        """Give the pseudo-terminals the size of the terminals that they stand for."""
+    def resize(self) -> bool:
+        """Give the pseudo-terminals the size of the terminals that they stand for. True if one of them changed."""
         from fcntl import ioctl
         from termios import TIOCGWINSZ, TIOCSWINSZ
 
+        changed = False
         for ours, real in self._terminals:
             try:
-                ioctl(ours, TIOCSWINSZ, ioctl(real, TIOCGWINSZ, bytes(8)))
+                size, before = ioctl(real, TIOCGWINSZ, bytes(8)), ioctl(ours, TIOCGWINSZ, bytes(8))
+                if size != before:
+                    ioctl(ours, TIOCSWINSZ, size)
+                    changed = True
             except OSError:
                 continue
+        return changed
 
     def drain(self, timeout_s: float = -1) -> None:
         """Wait until all that was printed has been passed on; at most *timeout_s* if that is not negative."""

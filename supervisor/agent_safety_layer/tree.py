@@ -191,8 +191,7 @@ class Tree:
             _signal.signal(number, handler if handler is not None else _signal.SIG_DFL)
 
     def _signalled(self, number: int) -> None:
-        if number == _signal.SIGWINCH and self._output is not None:
-            self._output.resize()
+        resized = number == _signal.SIGWINCH and self._output is not None and self._output.resize()
         if number in _INTERRUPTS:
             self._interrupts += 1
             if self._interrupts > 1:
@@ -200,7 +199,11 @@ class Tree:
                 self._stop("signaled", 0)
                 return
         if number in _FROM_TERMINAL and self._shares_foreground():
-            return  # the terminal sent it to the child as well
+            # The terminal sent it to the child as well; who asked for the size before we changed it must ask again.
+            # We are told too, and find nothing changed.
+            if resized:
+                os.killpg(0, number)
+            return
         _send(self._launched.pid, number)
 
     def _shares_foreground(self) -> bool:
