@@ -38,11 +38,17 @@ install_package() {
     local log
     log=$(mktemp)
     export DEBIAN_FRONTEND=noninteractive
-    if ! { apt-get install -qy "$1" || { apt-get update -q && apt-get install -qy "$1"; }; } </dev/null >"$log" 2>&1; then
+    if ! { apt-get install -qy --no-install-recommends "$1" ||
+        { apt-get update -q && apt-get install -qy --no-install-recommends "$1"; }; } </dev/null >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         die "apt-get could not install $1; its output is in $log."
     fi
     rm -f "$log"
+}
+
+# The program of the Debian package of the same name, which is installed where it is missing.
+program() {
+    command -v "$1" >/dev/null || install_package "$1" "The program $1 is needed."
 }
 
 base_python() {

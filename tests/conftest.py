@@ -1,12 +1,15 @@
-"""What every test has: the marker ``@pytest.mark.requires("landlock", abi=4)``, and a state folder of its own."""
+"""What every test has: the marker ``@pytest.mark.requires("landlock", abi=4)``, a state folder of its own, and, on
+demand, a page in a browser."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.requirements import requires
+from tests.browser import Browser, Page
+from tests.requirements import missing, requires
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,3 +27,22 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """No test reads or writes the state of the user who runs it."""
     state: Path = tmp_path_factory.getbasetemp() / "state"
     monkeypatch.setenv("ASL_STATE", str(state))
+
+
+@pytest.fixture(scope="module")  # not longer: other tests count the processes of this user
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """The one Chromium of a module's tests."""
+    try:
+        browser = Browser(str(tmp_path_factory.mktemp("chromium")))
+    except OSError as error:
+        missing("chromium", f"{error}. Install the package chromium.")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """An empty page. Skips where there is no Chromium, and fails there if ``ASL_MUST_WORK`` names ``chromium``."""
+    page = browser.page()
+    yield page
+    page.close()

@@ -1,13 +1,14 @@
 """``requires("landlock", abi=4)``: a test that needs a mechanism is skipped where the machine lacks it.
 
 What ``ASL_MUST_WORK`` names (comma-separated) fails instead, so that a run in CI never passes empty. ``ASL_WITHOUT``
-names mechanisms to behave as if missing. The names are those of ``asl doctor``.
+names mechanisms to behave as if missing. The names are those of ``asl doctor``, and of programs that only tests use.
 """
 
 from __future__ import annotations
 
 import os
 from functools import cache
+from typing import NoReturn
 
 import pytest
 
@@ -32,7 +33,12 @@ def requires(*names: str, abi: int = 1) -> None:
         if finding.ok and (name != "landlock" or finding.level >= abi):
             continue
         wanted = f"{finding.wanted} (ABI {abi})" if name == "landlock" else finding.wanted
-        message = f"{name}: wanted {wanted}, found {finding.found}. {finding.remedy}"
-        if name in named_in("ASL_MUST_WORK"):
-            pytest.fail(message)
-        pytest.skip(message)
+        missing(name, f"wanted {wanted}, found {finding.found}. {finding.remedy}")
+
+
+def missing(name: str, why: str) -> NoReturn:
+    """Skips the test for want of what *name* says, or fails it where that must work."""
+    message = f"{name}: {why}"
+    if name in named_in("ASL_MUST_WORK"):
+        pytest.fail(message)
+    pytest.skip(message)
