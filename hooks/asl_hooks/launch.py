@@ -28,11 +28,11 @@ from asl_hooks.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _LISTENER = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-_ISOLATED = b"isolated"
-_READY = struct.Struct("=ii16s")  # listener or -1, errno, the step that failed
+_NETWORK, _IPC = b"network", b"ipc"  # what the child has of its own
+_READY = struct.Struct("=ii16s")  # listener or -1, errno, the step that failed or what is isolated
 
 
 @value
@@ -44,7 +44,9 @@ class LaunchSpec:
     program shall find closed, ``stdio`` pairs of a descriptor and the one of 0, 1, 2 that it becomes. ``groups`` are
     open ``cgroup.procs`` files that the child writes itself into, ``kill_all`` an open ``cgroup.kill`` for the warden;
     ``folders`` are the cgroups and ``scratch`` the folder that it removes if the supervisor cannot. ``network``: put
-    the child into an empty network namespace, where the machine has one to give.
+    the child into an empty network namespace, ``ipc``: into an IPC namespace, where the machine has one to give. An
+    ordinary user gets the second only along with the first. ``shared`` gives the filter for a child that has to stay in
+    the IPC namespace of all, in place of ``filter``.
     """
 
     argv: tuple[str, ...]
@@ -61,13 +63,15 @@ class LaunchSpec:
     folders: tuple[str, ...] = ()
     scratch: str = ""
     network: bool = False
+    ipc: bool = False
+    shared: Callable[[], bytes] | None = None
 
 
 @value
 class Launched:
     """A child that waits for ``go``: its pid and pidfd, the listener, and the pipes of the warden.
 
-    ``network`` is its own network namespace, -1 where it has none.
+    ``network`` is its own network namespace, -1 where it has none; ``ipc`` tells whether it has an IPC namespace.
     """
 
     pid: int
@@ -78,6 +82,7 @@ class Launched:
     status: int
     go: int
     network: int = -1
+    ipc: bool = False
 
 
 def launch(spec: LaunchSpec) -> Launched:
@@ -130,11 +135,11 @@ def launch(spec: LaunchSpec) -> Launched:
     try:
         pidfd = linux.pidfd_open(pid, 0)
         listener = linux.pidfd_getfd(pidfd, listener_there, 0)
-        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC) if step.startswith(_ISOLATED) else -1
+        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC) if _NETWORK in step else -1
     except OSError as error:
         _abandon(warden_pid, control_w, status_r, go_w)
         raise _refused("pidfd_getfd", error.errno or EPERM) from error
-    return Launched(pid, pidfd, listener, warden_pid, control_w, status_r, go_w, network)
+    return Launched(pid, pidfd, listener, warden_pid, control_w, status_r, go_w, network, _IPC in step)
 
 
 def abandon(launched: Launched) -> None:
@@ -204,7 +209,7 @@ def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
 
             for which, soft, hard in spec.limits:
                 setrlimit(which, (soft, hard))
-        isolated = spec.network and _isolate()
+        network, ipc = _isolate(spec.network, spec.ipc)
         step = b"no_new_privs"
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         step = b"capabilities"
@@ -212,13 +217,14 @@ def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
         step = b"landlock"
         if spec.ruleset >= 0:
             landlock.restrict(spec.ruleset, spec.ruleset_log)
+        program = spec.filter if ipc or spec.shared is None else spec.shared()
         # From the filter on, only calls that it does not notify: nobody answers yet.
         argv, environment, paths = _prepare(spec)
         execve = ctypes.CDLL(None, use_errno=True).execve
         _close_all_but({0, 1, 2, ready, go, *spec.keep}.difference(spec.closed))
         step = b"seccomp"
-        listener = bpf.install(spec.filter, _LISTENER)
-        os.write(ready, _READY.pack(listener, 0, _ISOLATED if isolated else b""))
+        listener = bpf.install(program, _LISTENER)
+        os.write(ready, _READY.pack(listener, 0, _NETWORK * network + _IPC * ipc))
         os.close(ready)
         if not os.read(go, 1):
             os._exit(125)
@@ -233,18 +239,27 @@ def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
             os._exit(125)
 
 
-def _isolate() -> bool:
-    """Whether this process now is in an empty network namespace."""
+def _isolate(network: bool, ipc: bool) -> tuple[bool, bool]:
+    """Whether this process now is in a network and in an IPC namespace of its own, of those that are wanted."""
+    has_ipc = False
+    if ipc:
+        try:
+            linux.unshare(linux.CLONE_NEWIPC)
+            has_ipc = True
+        except OSError as error:
+            ipc = error.errno == EPERM  # else this kernel has none
+    if not network:
+        return False, has_ipc
     from asl_hooks import netns
 
     try:
-        netns.enter()
+        owned = netns.enter(linux.CLONE_NEWIPC if ipc and not has_ipc else 0)
     except UnsupportedError:
-        return False
+        return False, has_ipc
     # A new user namespace resets both.
     linux.prctl(linux.PR_SET_DUMPABLE, 1, 0, 0, 0)
     linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
-    return True
+    return True, has_ipc or (owned and ipc)
 
 
 def _prepare(spec: LaunchSpec) -> tuple[ctypes.Array[ctypes.c_char_p], ctypes.Array[ctypes.c_char_p], list[bytes]]:

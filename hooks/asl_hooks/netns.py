@@ -32,19 +32,19 @@ _NS_GET_USERNS = 0xB701
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def enter() -> bool:
+def enter(also: int = 0) -> bool:
     """The calling process is in a network namespace of its own in which only ``lo`` exists, up, with an address.
 
     True when a user namespace was needed for it (an ordinary user, or a root without CAP_SYS_ADMIN): the process then
     has its own uid and gid in there (all others are "nobody", setgroups is denied) and holds all capabilities *there*
-    until it drops them or executes as a user other than root. For single-threaded callers. ``UnsupportedError`` if
-    this machine refuses.
+    until it drops them or executes as a user other than root, and is in new namespaces of the kinds ``also`` as well,
+    which others can make directly. For single-threaded callers. ``UnsupportedError`` if this machine refuses.
     """
     try:
         _unshare(CLONE_NEWNET)
         owned = False
     except PermissionError:
-        _enter_user_and_net()
+        _enter_user_and_net(also)
         owned = True
     try:
         _set_up_loopback()
@@ -53,10 +53,10 @@ def enter() -> bool:
     return owned
 
 
-def _enter_user_and_net() -> None:
+def _enter_user_and_net(also: int) -> None:
     uid, gid = os.geteuid(), os.getegid()
     try:
-        _unshare(CLONE_NEWUSER | CLONE_NEWNET)
+        _unshare(CLONE_NEWUSER | CLONE_NEWNET | also)
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
             try:

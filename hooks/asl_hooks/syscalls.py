@@ -334,7 +334,7 @@ modify_ldt(int ptr word)
 shmget(int size flags) ipc
 shmat(int ptr flags) ipc
 shmctl(int int ptr) ipc
-shmdt(ptr) ipc
+shmdt(ptr)
 semget(int int flags) ipc
 semop(int ptr len) ipc
 semtimedop(int ptr len ptr) ipc
@@ -343,8 +343,8 @@ msgget(int flags) ipc
 msgsnd(int ptr size flags) ipc
 msgrcv(int ptr size off flags) ipc
 msgctl(int int ptr) ipc
-mq_open(str flags mode ptr) ipc
-mq_unlink(str) ipc
+mq_open(str flags mode ptr) queue
+mq_unlink(str) queue
 mq_timedsend(fd ptr size len ptr)
 mq_timedreceive(fd ptr size ptr ptr)
 mq_notify(fd ptr)

@@ -14,12 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def guarded(policy: Policy, paths: Iterable[str], terminals: Iterable[str] = ()) -> Policy:
-    """*policy* with one more layer: *paths* and what is below them may be read but not changed, *terminals* neither."""
+def guarded(policy: Policy, paths: Iterable[str], others: Iterable[str] = ()) -> Policy:
+    """*policy* with one more layer: *paths* and what is below them may be read but not changed, *others* neither."""
     protect = tuple(Entry(path, "built-in", (escape(form),)) for path in paths for form in _forms(path))
-    block = tuple(Entry(path, "built-in", (path,)) for path in terminals)
+    block = tuple(Entry(path, "built-in", (escape(path),)) for path in others)
     own = Layer("own", files=Files(protect=protect, block=block))
     return Policy((*policy.layers, own), policy.sources)
+
+
+def queues() -> list[str]:
+    """Where POSIX message queues are mounted: whoever may read a queue's file takes other programs' messages away."""
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+            return [words[1] for line in file if (words := line.split(" "))[2] == "mqueue" and "\\" not in words[1]]
+    except OSError:
+        return []
 
 
 def terminals() -> list[str]:

@@ -147,12 +147,12 @@ class Session:
             )
 
     def _guarded(self, policy: Policy, state_dir: str) -> Policy:
-        from agent_safety_layer.own import guarded, terminals
+        from agent_safety_layer.own import guarded, queues, terminals
         from agent_safety_layer.policy import ADMINISTRATOR
 
         given = (path for path in (self.settings.trace, self.settings.report) if path)
         read = (source for source, _ in policy.sources if os.path.exists(source))
-        return guarded(policy, (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read), terminals())
+        return guarded(policy, (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read), (*terminals(), *queues()))
 
     def _supervise(self, policy: Policy, plan: Plan, state_dir: str, private: Private, started: float) -> Ending:
         from agent_safety_layer.denials import Denials
@@ -251,11 +251,12 @@ class Session:
 
         limits = policy.limits
         output = self._output(limits)
+        kernel = machine.kernel()
         launched = launch(
             LaunchSpec(
                 argv=self.settings.command,
                 environment=self._environment(policy, private),
-                filter=machine.kernel().program(),
+                filter=kernel.program(),
                 ruleset=ruleset.fd,
                 ruleset_log=ruleset.log,
                 limits=rlimits(limits),
@@ -266,6 +267,8 @@ class Session:
                 folders=group.folders if group else (),
                 scratch=private.tmp,
                 network=policy.enforced.guards_network and machine.isolates,
+                ipc=machine.isolates,
+                shared=partial(kernel.program, shares_ipc=True),
             )
         )
         return launched, output

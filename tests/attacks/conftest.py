@@ -45,14 +45,15 @@ def build(programs: Path) -> Build:
     return compiled
 
 
-# How much of it the kernel bounds: all that it can, no reads, nothing. Some tests add its first Landlock ABI.
+# How much of it the kernel bounds: all that it can, no reads, nothing. Some tests add its first Landlock ABI, or take
+# the namespaces away.
 KINDS = ("waved", "served", "landlock")
 
 
 @pytest.fixture(params=KINDS)
 def scene(request: pytest.FixtureRequest, tmp_path: Path, programs: Path) -> Iterator[Scene]:
     kind = request.param
-    without = kind if kind.startswith("landlock") else ""
+    without = kind if kind.startswith(("landlock", "userns")) else ""
     made = Scene(tmp_path, programs, served=kind == "served", without=without)
     yield made
     made.close()

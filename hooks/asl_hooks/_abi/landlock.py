@@ -6,11 +6,11 @@ import ctypes
 import struct
 
 from asl_hooks._abi.constants import LANDLOCK_CREATE_RULESET_VERSION, LANDLOCK_RULE_NET_PORT, LANDLOCK_RULE_PATH_BENEATH
-from asl_hooks._abi.linux import _bind
+from asl_hooks._abi.linux import bind
 
-_create_ruleset = _bind("landlock_create_ruleset", ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint)
-_add_rule = _bind("landlock_add_rule", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
-_restrict_self = _bind("landlock_restrict_self", ctypes.c_int, ctypes.c_uint)
+_create_ruleset = bind("landlock_create_ruleset", ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint)
+_add_rule = bind("landlock_add_rule", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_restrict_self = bind("landlock_restrict_self", ctypes.c_int, ctypes.c_uint)
 
 
 def version() -> int:

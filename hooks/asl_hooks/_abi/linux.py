@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def _bind(name: str, *argtypes: Any) -> Callable[..., int]:
+def bind(name: str, *argtypes: Any) -> Callable[..., int]:
     """The system call *name* as a function of *argtypes*, raising ``OSError`` on failure."""
     function = _libc["syscall"]
     function.restype = _long
@@ -49,7 +49,7 @@ SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND = 0xC0502100, 0xC0182101
 SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_ADDFD = 0x40082102, 0x40182103
 SECCOMP_IOCTL_NOTIF_SET_FLAGS = 0x40082104
 # unshare(2)
-CLONE_FS = 0x200
+CLONE_FS, CLONE_NEWIPC = 0x200, 0x08000000
 # openat2(2)
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_CACHED = 0x02, 0x04, 0x20
 RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x08, 0x10
@@ -61,25 +61,25 @@ PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP = 4, 128
 PTRACE_O_TRACEEXEC, PTRACE_O_EXITKILL = 1 << 4, 1 << 20
 WALL = 0x40000000
 
-prctl = _bind("prctl", _long, _long, _long, _long, _long)
-seccomp = _bind("seccomp", _int, _int, _ptr)
-pidfd_open = _bind("pidfd_open", _int, _int)
-pidfd_send_signal = _bind("pidfd_send_signal", _int, _int, _ptr, ctypes.c_uint)
-pidfd_getfd = _bind("pidfd_getfd", _int, _int, _int)
-ptrace = _bind("ptrace", _long, _long, _ptr, _ptr)
-close_range = _bind("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
-linkat = _bind("linkat", _int, _str, _int, _str, _int)
-renameat2 = _bind("renameat2", _int, _str, _int, _str, ctypes.c_uint)
-fchmodat2 = _bind("fchmodat2", _int, _str, ctypes.c_uint, _int)
-setfsuid = _bind("setfsuid", _long)
-setfsgid = _bind("setfsgid", _long)
-capget = _bind("capget", _ptr, _ptr)
-capset = _bind("capset", _ptr, _ptr)
-setgroups = _bind("setgroups", _int, _ptr)
-unshare = _bind("unshare", _long)
-tee = _bind("tee", _int, _int, _size, ctypes.c_uint)
-utimensat = _bind("utimensat", _int, _str, _str, _int)
-_openat2 = _bind("openat2", _int, _str, _ptr, _size)
+prctl = bind("prctl", _long, _long, _long, _long, _long)
+seccomp = bind("seccomp", _int, _int, _ptr)
+pidfd_open = bind("pidfd_open", _int, _int)
+pidfd_send_signal = bind("pidfd_send_signal", _int, _int, _ptr, ctypes.c_uint)
+pidfd_getfd = bind("pidfd_getfd", _int, _int, _int)
+ptrace = bind("ptrace", _long, _long, _ptr, _ptr)
+close_range = bind("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
+linkat = bind("linkat", _int, _str, _int, _str, _int)
+renameat2 = bind("renameat2", _int, _str, _int, _str, ctypes.c_uint)
+fchmodat2 = bind("fchmodat2", _int, _str, ctypes.c_uint, _int)
+setfsuid = bind("setfsuid", _long)
+setfsgid = bind("setfsgid", _long)
+capget = bind("capget", _ptr, _ptr)
+capset = bind("capset", _ptr, _ptr)
+setgroups = bind("setgroups", _int, _ptr)
+unshare = bind("unshare", _long)
+tee = bind("tee", _int, _int, _size, ctypes.c_uint)
+utimensat = bind("utimensat", _int, _str, _str, _int)
+_openat2 = bind("openat2", _int, _str, _ptr, _size)
 
 
 class _OpenHow(ctypes.Structure):

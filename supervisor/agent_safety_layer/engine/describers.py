@@ -29,6 +29,7 @@ _HOMES = {
     **dict.fromkeys(groups.NETWORK_TAGS, "network"),
     **dict.fromkeys(groups.EXEC_TAGS, "execs"),
     **dict.fromkeys(groups.SIGNAL_TAGS, "signals"),
+    **dict.fromkeys((*groups.IPC_TAGS, *groups.QUEUE_TAGS), "ipc"),
 }
 
 
@@ -104,3 +105,14 @@ class Describers:
         from agent_safety_layer.engine.signals import Signals
 
         return self._once("signals", lambda: Signals(self._view))
+
+    def ipc(self) -> Any:
+        """System V IPC."""
+        from agent_safety_layer.engine.ipc import Ipc
+
+        return self._once("ipc", lambda: Ipc(self._view, self.objects()))
+
+    def close(self) -> None:
+        """Remove what was made for the tree and would outlive it."""
+        if "ipc" in self._made:
+            self._made["ipc"].close()

@@ -17,12 +17,24 @@ METADATA_TAGS = ("truncate", "chmod", "chown", "utime", "xattr", "fd_meta")
 NETWORK_TAGS = ("connect", "bind", "listen", "send", "sendmsg")
 EXEC_TAGS = ("exec",)
 SIGNAL_TAGS = ("kill", "setown", "sched")
+QUEUE_TAGS = ("queue",)
 BOOKKEEPING_TAGS = ("umask",)
 # Only where new processes have to be counted one by one. A notified call that a signal finds waiting returns EINTR to
 # programs that do not ask for restarts, and shells take that for a failed fork.
 COUNTED_TAGS = ("fork", "thread")
+IPC_TAGS = ("ipc",)  # only where the tree has no IPC namespace of its own
 CREDENTIAL_TAGS = ("creds",)  # only where the tree may change its identity: as root
-NOTIFIED = (*OPEN_TAGS, *ENTRY_TAGS, *METADATA_TAGS, *NETWORK_TAGS, *EXEC_TAGS, "kill", "sched", *BOOKKEEPING_TAGS)
+NOTIFIED = (
+    *OPEN_TAGS,
+    *ENTRY_TAGS,
+    *METADATA_TAGS,
+    *NETWORK_TAGS,
+    *EXEC_TAGS,
+    "kill",
+    "sched",
+    *QUEUE_TAGS,
+    *BOOKKEEPING_TAGS,
+)
 
 
 class Kernel:
@@ -40,9 +52,10 @@ class Kernel:
         self.bounds_truncate = bounds_truncate
         self._silent: Filter | None = None
 
-    def program(self) -> bytes:
-        """The seccomp program to install."""
-        return bpf.assemble(filters.build(syscalls.native_arch(), self.notified, report=True, keep_dumpable=True))
+    def program(self, *, shares_ipc: bool = False) -> bytes:
+        """The seccomp program to install. ``shares_ipc``: in a tree that has no IPC namespace of its own."""
+        notified = self.notified.union(IPC_TAGS) if shares_ipc else self.notified
+        return bpf.assemble(filters.build(syscalls.native_arch(), notified, report=True, keep_dumpable=True))
 
     def refusal(self, call: Call) -> int:
         """The errno with which *call* is refused whatever the policy says; 0 when it is not."""

@@ -315,6 +315,7 @@ class Engine:
     def close(self) -> None:
         """Let go of everything."""
         self.gate.close()
+        self._describers.close()
         self.egress.close()
         self._view.processes.close()
         self._backend.close()
