@@ -1,8 +1,8 @@
 """The seccomp backend: user notifications, received and answered on one listener descriptor (seccomp_unotify(2)).
 
-What one call costs here: RECV and SEND (or ADDFD) ioctls, each on a buffer that is reused. The wake-up of the tracee
-is synchronous (SYNC_WAKE_UP, Linux 6.6), so that supervisor and tracee can take turns on one CPU without waking an
-idle one.
+What one call costs here: RECV and SEND ioctls (ADDFD between them), each on a buffer that is reused. The wake-up of
+the tracee is synchronous (SYNC_WAKE_UP, Linux 6.6), so that supervisor and tracee can take turns on one CPU without
+waking an idle one.
 """
 
 from __future__ import annotations
@@ -125,11 +125,15 @@ class Listener:
         return self._send(call.id, result, 0, 0)
 
     def inject(self, call: Call, fd: int, cloexec: bool) -> bool:
-        """Install a copy of *fd* in the tracee, lowest free number, and make the call return that number."""
-        _ADDFD.pack_into(self._addfd, 0, call.id, linux.SECCOMP_ADDFD_FLAG_SEND, fd, 0, os.O_CLOEXEC if cloexec else 0)
+        """Install a copy of *fd* in the tracee, lowest free number, and make the call return that number.
+
+        In two steps. In one (SECCOMP_ADDFD_FLAG_SEND) a signal that reaches this thread before the tracee has run, or a
+        freezer, takes the descriptor back but leaves the reply: the call then returns 0, which is another file.
+        """
+        _ADDFD.pack_into(self._addfd, 0, call.id, 0, fd, 0, os.O_CLOEXEC if cloexec else 0)
         while True:
             try:
-                ioctl(self._fd, _ADD, self._addfd)
+                installed = ioctl(self._fd, _ADD, self._addfd)
             except OSError as error:
                 if error.errno in (EMFILE, ENFILE):  # the tracee's own limit
                     return self.fail(call, error.errno)
@@ -138,7 +142,7 @@ class Listener:
                 if error.errno in (ENOENT, EINPROGRESS):
                     return False
                 raise
-            return True
+            return self._send(call.id, installed, 0, 0)
 
     def close(self) -> None:
         """Close the listener: intercepted calls of whoever is left fail with ENOSYS."""
