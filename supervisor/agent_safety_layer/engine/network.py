@@ -209,7 +209,7 @@ class Network:
 
     def _answers_come_to(self, held: int, domain: int, type_: int) -> None:
         """A datagram socket that was connected or has sent is bound: what the tree sends there stays in the tree."""
-        if type_ == _DGRAM and domain in (sockaddr.AF_INET, sockaddr.AF_INET6) and not self._egress.captured:
+        if type_ == _DGRAM and domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
             self._own.add_port("udp", _name_of(held).port, held)
 
     def bind(self, call: Call, process: Process, name: str) -> Operation:
@@ -301,8 +301,12 @@ class Network:
     def _message(
         self, call: Call, process: Process, domain: int, type_: int, raw: bytes
     ) -> tuple[Event | None, bytes, int]:
-        if not raw:
-            return None, b"", -1
+        if not raw or (type_ == _STREAM and domain != sockaddr.AF_UNIX):
+            return (
+                None,
+                b"",
+                -1,
+            )  # a stream goes where it was connected to; without fast open its address is not looked at
         return self._judged("net.send", call, process, domain, type_, raw)
 
     def sendmsg(self, call: Call, process: Process, name: str) -> Operation:
