@@ -18,7 +18,7 @@ _LIST = "\n".join(f"  {name:<8} {said}" for name, said in FORMATS.items())
 
 \b
 {_LIST}
-  otel     spans to a collector over OTLP (needs the extra `otel`)
+  otel     spans and logs to a collector over OTLP (needs the extra `otel`)
 """
 )
 @click.argument("kind", metavar="FORMAT", type=click.Choice([*FORMATS, "otel"]))
@@ -33,8 +33,8 @@ def export(kind: str, name: str, output: str | None, endpoint: str | None) -> No
     module = import_module(f"agent_safety_layer.trace.exports.{kind}")
     with opened(name) as reader:
         if kind == "otel":
-            count = module.send(reader, endpoint or "")
-            click.echo(f"{count} spans sent", err=True)
+            spans, logs = module.send(reader, endpoint or "")
+            click.echo(f"{spans} spans and {logs} log records sent", err=True)
         elif output is None:
             module.export(reader, sys.stdout)
         else:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from agent_safety_layer.errors import UnsupportedError
+from agent_safety_layer.errors import AslError, UnsupportedError
 from agent_safety_layer.events import KINDS, Decision, Event
 from agent_safety_layer.trace.encode import body
 from agent_safety_layer.trace.exports import FORMATS, chrome, csv, ocsf, otel, sarif, strace
@@ -220,28 +220,102 @@ def test_ocsf_says_what_was_done(path):
     assert (renamed["activity_id"], renamed["file_result"]["path"]) == (5, "/w/b")
 
 
-def test_spans_are_the_process_tree(path):
-    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-    exporter = memory.InMemorySpanExporter()
-    with TraceReader(path) as reader:
-        count = otel.spans(reader, exporter)
-    spans = {span.attributes.get("process.pid", 0): span for span in exporter.get_finished_spans()}
-    assert count == len(spans) == 4
-    assert spans[0].parent is None
-    assert spans[10].parent.span_id == spans[0].context.span_id
+@pytest.fixture
+def told():
+    """What is given to OpenTelemetry of a trace: its spans and its log records."""
+    spans = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter").InMemorySpanExporter()
+    logs = pytest.importorskip("opentelemetry.sdk._logs.export").InMemoryLogRecordExporter()
+
+    def feed(path):
+        with TraceReader(path) as reader:
+            counts = otel.feed(reader, spans, logs)
+        found = spans.get_finished_spans(), [log.log_record for log in logs.get_finished_logs()]
+        assert counts == tuple(map(len, found))
+        return found
+
+    return feed
+
+
+def test_spans_are_the_process_tree(path, told):
+    finished, _ = told(path)
+    spans = {
+        span.attributes["process.pid"]: span for span in finished if "asl.span" not in span.attributes and span.parent
+    }
+    (root,) = [span for span in finished if span.parent is None]
+    (tool,) = [span for span in finished if "asl.span" in span.attributes]
+    assert len(finished) == 5
+    assert spans[10].parent.span_id == root.context.span_id
     assert spans[11].parent.span_id == spans[10].context.span_id
+    assert tool.parent.span_id == spans[13].context.span_id
     assert spans[10].attributes["process.command_line"] == "git 'a b'"
-    assert not spans[0].status.is_ok
+    assert not root.status.is_ok
     blocked = [event for event in spans[11].events if event.attributes["asl.action"] == "block"]
     assert blocked[0].attributes["asl.object"] == "/home/u/.ssh/id"
     assert blocked[0].timestamp == 1700000000040000000
     assert spans[11].end_time >= blocked[-1].timestamp
 
 
-def test_spans_reach_a_collector(path):
-    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+def test_every_event_is_a_log_record_in_its_process_s_span(path, told):
+    finished, logs = told(path)
+    names = {span.context.span_id: span.attributes.get("process.pid") for span in finished}
+    with TraceReader(path) as reader:
+        entries = list(reader)
+    assert [log.attributes["asl.seq"] for log in logs] == [entry.seq for entry in entries]
+    for log, entry in zip(logs, entries, strict=True):
+        assert names[log.span_id] == entry.event.pid
+        assert log.timestamp == round(entry.event.time * 1e6) * 1000
+        assert log.event_name == f"asl.{entry.event.kind}"
+    assert (logs[4].body, logs[4].severity_text) == ("file.read /home/u/.ssh/id EACCES", "ERROR")
+    assert {log.severity_text for log in logs} == {"INFO", "INFO2", "WARN", "WARN2", "ERROR"}
+    assert len({log.trace_id for log in logs}) == 1
 
+
+def test_tool_calls_are_parents_of_what_they_started(tmp_path, told):
+    def happened():  # (event, microseconds it took), in the order in which a supervisor writes them
+        yield Event("file.read", 1, 1, 0, "/usr/bin/python3", path="/w/a", time=10.0), 0
+        yield Event("process.exec", 2, 2, 1, "/usr/bin/python3", path="/usr/bin/git", argv=("git",), time=11.2), 0
+        yield Event("process.exec", 3, 3, 2, "/usr/bin/git", path="/usr/bin/ssh", argv=("ssh",), time=11.3), 0
+        yield Event("process.exit", 3, 3, 2, time=11.4), 0
+        yield Event("process.exit", 2, 2, 1, time=11.5), 0
+        yield Event("op.call", 1, 1, 0, op="inner", span="s2", time=11.6), 500_000
+        yield Event("op.call", 1, 1, 0, op="outer", span="s1", time=12.0), 1_000_000
+        yield Event("process.exec", 4, 4, 1, path="/usr/bin/ls", argv=("ls",), time=12.5), 0
+        yield Event("process.exec", 5, 5, 1, path="/usr/bin/id", argv=("id",), span="s3", time=12.6), 0
+        yield Event("op.call", 1, 1, 0, op="other", span="s3", time=13.0), 700_000
+        yield Event("process.exec", 6, 6, 1, path="/usr/bin/cat", argv=("cat",), time=14.0), 0
+
+    path = str(tmp_path / "t.jsonl")
+    about = {"run": "r", "time": 9.0, "command": ["agent"], "policy": {"names": ["p"]}}
+    writer = TraceWriter(path, about)
+    for event, us in happened():
+        failed = "ValueError" if event.op == "other" else ""
+        writer.add(body(event, ALLOW, "allow", failed), event.time, us)
+    writer.close({"outcome": "exited", "exit_code": 0})
+    finished, logs = told(path)
+    spans = {span.name: span for span in finished}
+    names = {span.context.span_id: span.name for span in finished}
+    parents = {span.name: names[span.parent.span_id] if span.parent else "" for span in finished}
+    assert parents == {
+        "run agent": "",
+        "python3": "run agent",
+        "outer": "python3",
+        "inner": "outer",
+        "git": "inner",
+        "ssh": "git",
+        "ls": "other",
+        "id": "other",
+        "other": "python3",
+        "cat": "python3",
+    }
+    assert (spans["inner"].start_time, spans["inner"].end_time) == (11_100_000_000, 11_600_000_000)
+    assert spans["inner"].status.is_unset
+    assert spans["other"].status.description == "ValueError"
+    assert [names[log.span_id] for log in logs if log.event_name == "asl.op.call"] == ["inner", "outer", "other"]
+
+
+@pytest.fixture
+def collector():
+    """A collector's address, and what it has received, by path."""
     received = []
 
     class Collector(BaseHTTPRequestHandler):
@@ -251,8 +325,8 @@ def test_spans_reach_a_collector(path):
                 import gzip
 
                 data = gzip.decompress(data)
-            received.append(ExportTraceServiceRequest.FromString(data))
-            self.send_response(200)
+            received.append((self.path, data))
+            self.send_response(200 if self.path.startswith("/v1/") else 404)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -263,15 +337,54 @@ def test_spans_reach_a_collector(path):
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            with TraceReader(path) as reader:
-                count = otel.send(reader, f"http://127.0.0.1:{server.server_port}/v1/traces")
+            yield f"http://127.0.0.1:{server.server_port}", received
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1/traces"])
+def test_spans_and_logs_reach_a_collector(path, collector, ending):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    address, received = collector
+    with TraceReader(path) as reader:
+        count = otel.send(reader, address + ending)
     spans = [
-        s for r in received for resource in r.resource_spans for scope in resource.scope_spans for s in scope.spans
+        span
+        for at, data in received
+        if at == "/v1/traces"
+        for resource in ExportTraceServiceRequest.FromString(data).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
     ]
-    assert len(spans) == count
+    logs = [
+        log
+        for at, data in received
+        if at == "/v1/logs"
+        for resource in ExportLogsServiceRequest.FromString(data).resource_logs
+        for scope in resource.scope_logs
+        for log in scope.log_records
+    ]
+    assert (len(spans), len(logs)) == count
+    assert {log.span_id for log in logs} <= {span.span_id for span in spans}
+
+
+def test_nothing_is_lost_on_the_way_and_a_refusal_is_told(tmp_path, collector):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    path, own = str(tmp_path / "t.jsonl"), {"outcome": "exited", "exit_code": 0}
+    about = {"run": "r", "time": 1.0, "command": ["x"], "policy": {"names": []}}
+    writer = TraceWriter(path, about)
+    for pid in range(3000):
+        writer.add(body(Event("process.exec", pid + 2, ppid=1, path="/bin/true"), ALLOW, "allow"), 2.0)
+    writer.close(own)
+    address, _ = collector
+    with TraceReader(path) as reader:
+        assert otel.send(reader, address) == (3001, 3000)
+    with TraceReader(path) as reader, pytest.raises(AslError, match="did not take the"):
+        otel.send(reader, f"{address}/elsewhere")
 
 
 def test_without_opentelemetry_it_is_said(path, monkeypatch):

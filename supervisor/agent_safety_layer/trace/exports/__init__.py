@@ -5,7 +5,7 @@
     chrome    Chrome's trace event format                      ui.perfetto.dev, chrome://tracing
     sarif     SARIF 2.1.0: what was denied                     CI annotations
     ocsf      OCSF 1.6 events, one JSON object a line          SIEMs
-    otel      spans and their events over OTLP (extra)         collectors; ``send`` instead of ``export``
+    otel      spans and logs over OTLP (extra)                  collectors; ``send`` instead of ``export``
 
 To add one: a module here and a line in ``FORMATS``. Names in a trace are hostile text: each format escapes them its own
 way, and a test feeds it the worst.
