@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent_safety_layer.boundaries import Boundary, ResourceBoundary, TimeBoundary
 from agent_safety_layer.calls import argument_texts
@@ -26,6 +26,9 @@ from agent_safety_layer.policy import Policy as FilePolicies
 from agent_safety_layer.policy import State, advance, decide, load
 from agent_safety_layer.resources import command_values, commands_in, destinations_of, paths_of
 from agent_safety_layer.state import state_path
+
+if TYPE_CHECKING:
+    from agent_safety_layer.replay import RecordedOperation
 
 # What the words of a function's name say that it does to a path.
 _VERBS = {
@@ -99,13 +102,32 @@ class FilePolicy(Policy):
             events = events_of(operation, context)
         except ValueError as error:  # what must be an address is none, so nothing can be said for it
             return PolicyResult(PolicyAction.BLOCK, self.name, f"Not an address: {error}", {"kind": "net.connect"})
-        strictest: tuple[Decision, Event] | None = None
         answers = [(event, decide(self._enforced, self._state, event)) for event in events]
+        result = self._result(answers)
+        if result is None or not result.is_blocked:
+            self._advance(answers)
+        return result
+
+    def evaluate_recorded(self, operation: RecordedOperation, context: dict[str, Any]) -> PolicyResult | None:
+        """The decision about the event itself, when a supervisor recorded the operation."""
+        from agent_safety_layer.traced import TracedOperation
+
+        if not isinstance(operation, TracedOperation):
+            return self.evaluate(operation.operation, context)
+        self._advance([(event, Decision(ALLOW)) for event in operation.before])
+        event, recorded = operation.event, operation.recorded
+        judged = decide(self._enforced, self._state, event)
+        late = recorded is not None and recorded.rule == "exec"  # refused after it had been judged
+        self._advance([(event, recorded if recorded is not None and not late else judged)])
+        return self._result([(event, recorded or judged)])
+
+    def _result(self, answers: list[tuple[Event, Decision]]) -> PolicyResult | None:
+        """The strictest answer as a result; None when all are allowed."""
+        strictest: tuple[Decision, Event] | None = None
         for event, decision in answers:
             if strictest is None or _rank(decision) > _rank(strictest[0]):
                 strictest = decision, event
         if strictest is None or strictest[0].action == ALLOW:
-            self._advance(answers)
             return None
         decision, event = strictest
         result = PolicyResult(
@@ -117,8 +139,6 @@ class FilePolicy(Policy):
         if result.requires_approval:
             approvals = self.policy.approvals
             result.metadata |= {"timeout": approvals.timeout_s, "on_timeout": approvals.on_timeout}
-        if not result.is_blocked:
-            self._advance(answers)
         return result
 
     def fresh(self) -> FilePolicy:

@@ -16,7 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent_safety_layer.replay import RecordedOperation
 
 
 class PolicyAction(Enum):
@@ -77,6 +80,10 @@ class Policy(ABC):
         ``operation`` is the text given to ``check`` or ``execute``, or a guarded function's name. ``context`` holds
         what was given with it; for a guarded function its arguments by name, and ``function``, ``args``, ``kwargs``.
         """
+
+    def evaluate_recorded(self, operation: RecordedOperation, context: dict[str, Any]) -> PolicyResult | None:
+        """The result for an operation of a recorded session, which may hold more than its text and context tell."""
+        return self.evaluate(operation.operation, context)
 
     def fresh(self) -> Policy:
         """A policy like this one that has seen nothing yet, for a replay. Itself, unless it keeps a state."""
@@ -269,10 +276,13 @@ class PolicySet:
             else:
                 result = policy.evaluate(operation, context)
             if result is not None:
-                if not isinstance(result, PolicyResult):
-                    raise TypeError(f"Policy '{policy.name}' answered {result!r}, not a PolicyResult or None.")
-                found.append(result)
+                found.append(_checked(policy, result))
         return found
+
+    def evaluate_recorded(self, operation: RecordedOperation, context: dict[str, Any]) -> list[PolicyResult]:
+        """Like ``evaluate_all``, for an operation of a recorded session."""
+        answers = ((policy, policy.evaluate_recorded(operation, context)) for policy in tuple(self.policies))
+        return [_checked(policy, result) for policy, result in answers if result is not None]
 
     def evaluate_first_block(self, operation: str, context: dict[str, Any]) -> PolicyResult | None:
         """The first result that blocks, or None."""
@@ -283,6 +293,12 @@ class PolicySet:
 
     def __len__(self) -> int:
         return len(self.policies)
+
+
+def _checked(policy: Policy, result: object) -> PolicyResult:
+    if not isinstance(result, PolicyResult):
+        raise TypeError(f"Policy '{policy.name}' answered {result!r}, not a PolicyResult or None.")
+    return result
 
 
 @lru_cache(maxsize=1024)

@@ -17,6 +17,8 @@ from agent_safety_layer.boundaries import Boundary, BoundarySet
 from agent_safety_layer.policies import Policy, PolicyAction, PolicySet
 from agent_safety_layer.tracing import Trace, Tracer, TraceStatus, dumps, iso, new_id, write
 
+_TRACE, _COMPRESSED = b'{"type":"header"', b"\x28\xb5\x2f\xfd"  # how traces begin; the second is zstd's
+
 
 @dataclass
 class RecordedOperation:
@@ -111,7 +113,16 @@ class RecordedSession:
 
     @classmethod
     def load(cls, path: str | Path) -> RecordedSession:
-        """The session in the file. Raises ``OSError``, ``json.JSONDecodeError``, ``KeyError`` for what is missing."""
+        """The session in the file: what ``save`` wrote, or a supervisor's trace, plain or compressed.
+
+        Raises ``OSError``, ``json.JSONDecodeError``, ``KeyError`` for what is missing, ``TraceError`` for a trace.
+        """
+        with open(path, "rb") as file:
+            begins = file.read(len(_TRACE))
+        if begins == _TRACE or begins[:4] == _COMPRESSED:
+            from agent_safety_layer.traced import session_of
+
+            return session_of(path)
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
@@ -229,6 +240,8 @@ class ReplayResult:
 class SessionReplayer:
     """Judges recorded sessions by other policies and boundaries; nothing is executed unless ``dry_run`` is False.
 
+    A session is one that was recorded in this process, or a supervised run: ``RecordedSession.load("run.jsonl")``.
+
     Time boundaries judge the recorded durations. Of a resource boundary only the count of operations can be replayed.
     Boundaries start from zero for each replay, and yours are left as they were.
 
@@ -295,7 +308,7 @@ class SessionReplayer:
         warnings = 0
         for operation in tuple(session.operations):
             context = {"operation_type": operation.operation_type, **operation.context, **operation.input_data}
-            results = policies.evaluate_all(operation.operation, context)
+            results = policies.evaluate_recorded(operation, context)
             past = {"memory_mb": None, "cpu_percent": None, "open_files": None}
             violations = boundaries.check_all({**past, "execution_time": operation.duration_ms / 1000, **context})
             by = [{"policy": result.policy_name, "reason": result.reason} for result in results if result.is_blocked]

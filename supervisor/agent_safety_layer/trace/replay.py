@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 _DISTINCT = 1 << 16  # lines remembered; then what was counted is handed on and the memory begins anew
 _CHANGES = 1000
 # What happened without a policy being asked.
-_UNASKED = frozenset(
+UNASKED = frozenset(
     (
         *("process.fork", "process.exit", "process.deny", "limit.hit", "op.log"),
         *("approval.asked", "approval.answered", "session.start", "session.end", "session.gap"),
     )
 )
-_FAMILY = ("process.fork", "process.exit")  # what changes who descends from whom
+FAMILY = ("process.fork", "process.exit")  # what changes who descends from whom
 
 
 @dataclass(slots=True)
@@ -179,7 +179,7 @@ class _Seen:
         self.seq = line.entry.seq
         self.n = 0
         self.redacted = line.redacted
-        self.kept = line.redacted or self.event.kind in _UNASKED or _by_supervisor(self.decision)
+        self.kept = line.redacted or self.event.kind in UNASKED or by_supervisor(self.decision)
         # In the empty state; what a rule with `after` adds to it depends on the process.
         self.answers = tuple(self.decision if self.kept else decide(policy, State(), self.event) for policy in policies)
         self.by_state: dict[tuple[int, Decision], int] = {}
@@ -189,7 +189,7 @@ class _Seen:
         ] = {}  # by policy: neither decided by the state nor able to change it, but for parents
 
 
-def _by_supervisor(decision: Decision) -> bool:
+def by_supervisor(decision: Decision) -> bool:
     """Whether the supervisor itself refused it, whatever a policy said: a signal out of the tree, an exec that could
     not be verified."""
     return decision.action == BLOCK and not decision.where and decision.rule in ("tree", "exec")
@@ -263,7 +263,7 @@ class _Memory:
 
 def _walk(path: str, reader: TraceReader, memory: _Memory, walks: Sequence[_Walk]) -> None:
     """Like ``_count``, for policies of which some have rules with ``after``."""
-    for number, raw in _as_judged(path, reader):
+    for number, raw in as_judged(path, reader):
         parts = raw.split(b",", 8)
         key = (parts[4], parts[-1])
         seen = memory.known.get(key)
@@ -278,7 +278,7 @@ def _walk(path: str, reader: TraceReader, memory: _Memory, walks: Sequence[_Walk
                 walk.step(seen, pid, ppid)
 
 
-def _as_judged(path: str, reader: TraceReader) -> Iterator[tuple[int, bytes]]:
+def as_judged(path: str, reader: TraceReader) -> Iterator[tuple[int, bytes]]:
     """The event lines in the order in which they were judged.
 
     A call that waits (for a person, for a FIFO) is recorded when it is over and has the time at which it was taken up,
@@ -347,13 +347,13 @@ class _Walk:
                 counted = (self.at, decided)
                 seen.by_state[counted] = seen.by_state.get(counted, 0) + 1
                 decision = decided
-        if kind in _UNASKED and kind not in _FAMILY:
+        if kind in UNASKED and kind not in FAMILY:
             return
         holds = seen.triggers.get(self.at)
         if holds is None:
             holds = seen.triggers[self.at] = any(matcher.holds(seen.event) for matcher in self._matchers)
-            seen.calm[self.at] = not holds and kind not in _FAMILY and (seen.kept or kind not in self._kinds)
-        if holds or kind in _FAMILY or (pid and ppid and ppid not in self.state.parents.get(pid, ())):
+            seen.calm[self.at] = not holds and kind not in FAMILY and (seen.kept or kind not in self._kinds)
+        if holds or kind in FAMILY or (pid and ppid and ppid not in self.state.parents.get(pid, ())):
             self._advance(seen, pid, ppid, decision)
 
     def _advance(self, seen: _Seen, pid: int, ppid: int, decision: Decision) -> None:
@@ -361,7 +361,7 @@ class _Walk:
         if idle in self._idle:
             return
         event = _of_process(seen.event, pid, ppid)
-        if seen.kept and _by_supervisor(decision) and decision.rule == "exec":
+        if seen.kept and by_supervisor(decision) and decision.rule == "exec":
             decision = decide(self._policy, self.state, event)  # what the state was advanced by, before it was refused
         state = advance(self._policy, self.state, event, decision)
         if state is self.state:
@@ -401,4 +401,16 @@ def recorded_variables(header: Mapping[str, Any]) -> dict[str, str]:
     return {"WORKSPACE": cwd, "HOME": cwd, **variables, "CWD": cwd}
 
 
-__all__ = ["Change", "LimitUse", "Replayed", "Verdicts", "recorded_policy", "recorded_variables", "replay"]
+__all__ = [
+    "FAMILY",
+    "UNASKED",
+    "Change",
+    "LimitUse",
+    "Replayed",
+    "Verdicts",
+    "as_judged",
+    "by_supervisor",
+    "recorded_policy",
+    "recorded_variables",
+    "replay",
+]
