@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from agent_safety_layer.events import BLOCK
+from agent_safety_layer.events import ALLOW, ASK, BLOCK, Decision
 from agent_safety_layer.wording import remedy_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from agent_safety_layer.events import Decision, Event
+    from agent_safety_layer.events import Event
 
 DISTINCT = 1000
+_FAILED = Decision(ALLOW, "", "", "it failed by itself")
+
+
+def counted(decision: Decision, effective: str, result: str) -> Decision:
+    """The decision that an event counts as having had. What went on and failed by itself was denied by nobody."""
+    return _FAILED if result and effective != BLOCK and decision.action in (BLOCK, ASK) else decision
 
 
 class Slot:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from time import monotonic, time
 
-from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, Decision
+from agent_safety_layer.events import ALLOW, AUDIT
+from agent_safety_layer.tally import counted
 from agent_safety_layer.trace.encode import body as encode
 from asl_hooks.value import replace
 
@@ -13,11 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_safety_layer.denials import Denials
-    from agent_safety_layer.events import Event
+    from agent_safety_layer.events import Decision, Event
     from agent_safety_layer.tally import Slot, Tally
     from agent_safety_layer.trace.writer import TraceWriter
-
-_FAILED = Decision(ALLOW, "", "", "it failed by itself")
 
 
 class Recorder:
@@ -37,8 +36,7 @@ class Recorder:
             event = replace(event, detail=f"{event.detail}; {why}" if event.detail else why)
         body = encode(event, decision, effective, result)
         self._writer.add(body, started, int((time() - started) * 1e6))
-        if result and effective != BLOCK and decision.action in (BLOCK, ASK):
-            decision = _FAILED  # without our doing: nobody has lost anything by the policy
+        decision = counted(decision, effective, result)
         slot = self._tally.add(event, decision, effective)
         if effective not in (ALLOW, AUDIT) or effective != decision.action:
             self._denials.tell(event, decision, effective, monotonic())

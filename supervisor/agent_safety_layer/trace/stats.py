@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent_safety_layer.events import BLOCK
-from agent_safety_layer.tally import Tally
+from agent_safety_layer.tally import Tally, counted
 from agent_safety_layer.trace.reader import EVENT_BEGINS, parse
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def tally_of(reader: TraceReader) -> Tally:
             entry = parse(raw, number, reader.path).entry
             if entry is None:
                 continue
-            slot = known[key] = tally.slot(entry.event, entry.decision, entry.outcome.effective)
+            effective = entry.outcome.effective
+            decision = counted(entry.decision, effective, entry.outcome.result)
+            slot = known[key] = tally.slot(entry.event, decision, effective)
         slot.n += 1
     return tally

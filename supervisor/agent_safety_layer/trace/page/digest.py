@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent_safety_layer.events import ALLOW, ASK, BLOCK, Event
-from agent_safety_layer.tally import Tally
+from agent_safety_layer.tally import Tally, counted
 from agent_safety_layer.terminal import visible
 from agent_safety_layer.trace import redact
 from agent_safety_layer.wording import address_of, object_of, shell_joined
@@ -115,8 +115,9 @@ def digest(reader: TraceReader, most: int = EVENTS) -> Digest:
         if entry is None:
             continue
         effective = entry.outcome.effective
-        tally.add(entry.event, entry.decision, effective)
-        collected.add(entry.event, entry.seq, entry.decision.action, effective)
+        decision = counted(entry.decision, effective, entry.outcome.result)
+        tally.add(entry.event, decision, effective)
+        collected.add(entry.event, entry.seq, decision.action, effective)
         is_plain = entry.decision.action == effective == ALLOW
         chosen = plain if is_plain else notable
         if len(chosen) < most:

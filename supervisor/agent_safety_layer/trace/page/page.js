@@ -164,6 +164,7 @@
     const end = Math.min(shown.length, first + Math.ceil(viewport.clientHeight / HEIGHT) + 20);
     const drawn = document.createDocumentFragment();
     for (let at = first; at < end; at++) drawn.append(rowOf(at));
+    if (!shown.length) drawn.append(element("div", "none", "No event fits."));
     space.replaceChildren(drawn);
   };
   const rowOf = (at) => {
@@ -214,7 +215,8 @@
     }
     current = -1;
     details.hidden = true;
-    space.style.height = `${shown.length * HEIGHT}px`;
+    space.style.height = `${Math.max(2, shown.length) * HEIGHT}px`;
+    viewport.style.height = `${Math.max(2, Math.min(20, shown.length)) * HEIGHT}px`;
     viewport.scrollTop = 0;
     const of = only >= 0 ? ` of process ${processes[only][0]}` : "";
     matches.textContent = shown.length === count ? `${number(count)} events` : `${number(shown.length)} of ${number(count)} events${of}`;
@@ -241,10 +243,16 @@
     if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) { event.preventDefault(); search.focus(); }
     if (event.key === "Escape") { search.value = ""; only = -1; refresh(); }
   });
+  // On paper: what is being looked for, or else what was not simply allowed; the first of it.
   addEventListener("beforeprint", () => {
-    const drawn = document.createDocumentFragment();
-    for (let at = 0; at < Math.min(shown.length, 500); at++) drawn.append(rowOf(at));
+    const ALLOW = texts.indexOf("allow"), all = shown.length === count, kept = shown;
+    if (all) shown = shown.filter((i) => events.a[i] !== ALLOW || events.e[i] !== ALLOW);
+    const drawn = document.createDocumentFragment(), most = Math.min(shown.length, 500);
+    for (let at = 0; at < most; at++) drawn.append(rowOf(at));
+    const what = all ? "events that were not simply allowed" : "events that fit the search";
+    drawn.append(element("p", "note", `${number(most)} of ${number(shown.length)} ${what}; ${number(count)} events in all.`));
     space.replaceChildren(drawn);
+    shown = kept;
   });
   addEventListener("afterprint", draw);
   refresh();
