@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import replayed
 from tests.browser import Browser, Page
 from tests.requirements import missing, requires
 
@@ -27,6 +28,20 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """No test reads or writes the state of the user who runs it."""
     state: Path = tmp_path_factory.getbasetemp() / "state"
     monkeypatch.setenv("ASL_STATE", str(state))
+
+
+@pytest.fixture(autouse=True)
+def _replayed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever the test recorded is replayed under its own policy, and nothing changes."""
+    yield
+    state = tmp_path_factory.getbasetemp() / "state"
+    own = [folder for folder in (request.node.funcargs.get("tmp_path"),) if folder is not None]
+    for path in [trace for folder in (state, *own) for trace in replayed.traces(folder) if trace not in _CHECKED]:
+        _CHECKED.add(path)
+        replayed.check(path)
+
+
+_CHECKED: set[Path] = set()
 
 
 @pytest.fixture(scope="module")  # not longer: other tests count the processes of this user
