@@ -38,9 +38,10 @@ class Event:
     """One operation that a process (or a guarded function) attempts. Only what the kind needs is set.
 
     ``path`` and ``path2`` are canonical and absolute, as the tracee sees them; ``spelled`` is what it wrote, when
-    that differs. ``flags`` holds names (``O_WRONLY|O_CREAT``), ``mode`` permission bits or -1, ``fd`` a descriptor or
-    -1. ``host`` is a name when one is known for ``ip``; ``port`` is 0 when there is none; ``proto`` is ``tcp udp unix
-    ...``. ``time`` is seconds since the epoch; a decision never looks at any other clock.
+    that differs. ``flags`` holds names (``O_WRONLY|O_CREAT``), ``mode`` permission bits or -1 (as in ``st_mode``, with
+    the type, of a symbolic link that is made and of what is renamed or linked), ``fd`` a descriptor or -1. ``host`` is
+    a name when one is known for ``ip``; ``port`` is 0 when there is none; ``proto`` is ``tcp udp unix ...``. ``time``
+    is seconds since the epoch; a decision never looks at any other clock.
     """
 
     kind: str

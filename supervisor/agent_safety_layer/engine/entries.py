@@ -118,6 +118,7 @@ class Entries:
             place,
             lambda at, last: os.symlink(target, last, dir_fd=at),
             mutates=True,
+            mode=stat.S_IFLNK | 0o777,
             detail="symbolic link to " + text_of(target),
         )
 
@@ -138,12 +139,17 @@ class Entries:
         except BaseException:
             os.close(source.fd)
             raise
-        event = self._objects.event("file.rename", call, process, text1, paths[0], path2=text2)
+        mode = _mode_at(source.fd, name1)
+        event = self._objects.event("file.rename", call, process, text1, paths[0], path2=text2, mode=mode)
         context = self._context
         ends = (context.writes_bounded(text_of(source.path)), context.writes_bounded(text_of(target.path)))
 
-        moves = [(source, name1, text2)] + ([(target, name2, text1)] if flags & 2 else [])
-        folders = [move for move in moves if _is_folder_at(move[0].fd, move[1])]
+        moves = [(source, name1, text2)]
+        if flags & 2:  # the two change places
+            moves.append((target, name2, text1))
+            back = replace(event, path=text2, path2=text1, spelled="", mode=_mode_at(target.fd, name2))
+            event = max(event, back, key=lambda event: RANK[context.decide(event).action])
+        folders = [move for move in moves if stat.S_ISDIR(max(_mode_at(move[0].fd, move[1]), 0))]
         try:
             refused = None if all(ends) else self._refused(event, folders, any(ends))
         except BaseException:
@@ -188,7 +194,8 @@ class Entries:
                         raise OSError(EXDEV, "too much to judge at once")
                     path = folder + b"/" + entry
                     old, new = text_of(path), target + text_of(path[len(source) :])
-                    moved = replace(event, path=old, path2=new, spelled="", detail=f"goes along with {event.path}")
+                    mode, detail = os.lstat(path).st_mode, f"goes along with {event.path}"
+                    moved = replace(event, path=old, path2=new, spelled="", mode=mode, detail=detail)
                     before, after = (self._strictness(event, at) for at in (old, new))
                     if max(RANK[self._context.decide(moved).action], before, after) >= RANK[ASK] or before > after:
                         return moved
@@ -196,9 +203,8 @@ class Entries:
 
     def _strictness(self, event: Event, path: str) -> int:
         decide = self._context.decide
-        return max(
-            RANK[decide(replace(event, kind=kind, path=path, path2="")).action] for kind in ("file.read", "file.write")
-        )
+        event = replace(event, path=path, path2="", mode=stat.S_IFDIR)  # whatever it is, it keeps being that
+        return max(RANK[decide(replace(event, kind=kind)).action] for kind in ("file.read", "file.write"))
 
     def link(self, call: Call, process: Process, name: str) -> Operation:
         """link, linkat: another name for a file, so it must be writable under both."""
@@ -224,7 +230,8 @@ class Entries:
             os.close(found.fd)
             raise
         text1 = text_of(found.path)
-        event = self._objects.event("file.link", call, process, text1, path1, path2=text2)
+        mode = os.fstat(found.fd).st_mode
+        event = self._objects.event("file.link", call, process, text1, path1, path2=text2, mode=mode)
 
         def perform() -> int:
             # By way of /proc: linking a descriptor itself (AT_EMPTY_PATH) takes CAP_DAC_READ_SEARCH. This leads to the
@@ -252,11 +259,12 @@ def _is_there(parent: int, name: bytes) -> bool:
     return True
 
 
-def _is_folder_at(parent: int, name: bytes) -> bool:
+def _mode_at(parent: int, name: bytes) -> int:
+    """Type and permissions of what is there, -1 for nothing."""
     try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+        return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
     except FileNotFoundError:
-        return False
+        return -1
 
 
 def _reraise(error: OSError) -> None:

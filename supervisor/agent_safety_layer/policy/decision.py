@@ -6,6 +6,8 @@ decision. Order never matters, except that of several equally strict answers the
 
 from __future__ import annotations
 
+from _stat import S_IFDIR, S_IFLNK
+
 from agent_safety_layer.events import ALLOW, ASK, BLOCK, RANK, Decision, Event, strictest
 from agent_safety_layer.policy.commands import CommandIndex, basename, everything
 from agent_safety_layer.policy.files import FilesJudge
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     Answer = Callable[[Event, State], Decision | None]
 
+_TYPE = 0o170000  # the bits of the file type (inode(7)); in the stat module it is a function's name
 _UNGOVERNED = Decision(ALLOW, "", "", "nothing in the policy is about it")
 
 
@@ -154,8 +157,11 @@ def _reads(files: FilesJudge) -> Answer:
 
 
 def _writes(files: FilesJudge) -> Answer:
-    write = files.write
-    return lambda event, _: write(event.path)
+    def answer(event: Event, _: State) -> Decision:
+        decision = files.write(event.path)
+        return decision if _is_folder(event) else _placed(files, decision, event.path, link=False)
+
+    return answer
 
 
 def _alters(files: FilesJudge) -> Answer:
@@ -163,10 +169,40 @@ def _alters(files: FilesJudge) -> Answer:
     return lambda event, _: alter(event.path)
 
 
+def _makes(files: FilesJudge) -> Answer:
+    def answer(event: Event, _: State) -> Decision:
+        decision = files.alter(event.path)
+        if _is_folder(event):
+            return decision
+        return _placed(files, decision, event.path, link=_type(event) == S_IFLNK)
+
+    return answer
+
+
 def _both(files: FilesJudge) -> Answer:
     # A link's new name opens the same file for writing, and a rename takes its old name away: both ends are changed.
     # What a renamed folder takes along is the engine's to judge, entry by entry: only it can see what there is.
-    return lambda event, _: strictest(files.alter(event.path), files.alter(event.path2))
+    def answer(event: Event, _: State) -> Decision:
+        decision = strictest(files.alter(event.path), files.alter(event.path2))
+        if _type(event) in (0, S_IFDIR):
+            return decision
+        return _placed(files, decision, event.path2, link=_type(event) == S_IFLNK)
+
+    return answer
+
+
+def _type(event: Event) -> int:
+    """The file type in the event's mode, 0 when there is none."""
+    return event.mode & _TYPE if event.mode >= 0 else 0
+
+
+def _is_folder(event: Event) -> bool:
+    return event.syscall in ("mkdir", "mkdirat") or _type(event) == S_IFDIR
+
+
+def _placed(files: FilesJudge, decision: Decision, path: str, *, link: bool) -> Decision:
+    place = files.place(path, link=link)
+    return decision if place is None else strictest(decision, place)
 
 
 def _runs(files: FilesJudge) -> Answer:
@@ -184,7 +220,8 @@ _FILE_ANSWERS: dict[str, Callable[[FilesJudge], Answer]] = {
     "file.read": _reads,
     "file.list": _reads,
     "file.write": _writes,
-    **dict.fromkeys(("file.create", "file.delete", "file.meta"), _alters),
+    "file.create": _makes,
+    **dict.fromkeys(("file.delete", "file.meta"), _alters),
     **dict.fromkeys(("file.link", "file.rename"), _both),
     "process.exec": _runs,
     **dict.fromkeys(("net.unix", "net.connect", "net.send"), _connects),

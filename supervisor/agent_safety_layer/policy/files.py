@@ -6,13 +6,15 @@ is what becomes of paths that no list names.
 
 from __future__ import annotations
 
-from agent_safety_layer.events import ALLOW, ASK, BLOCK, Decision
+from agent_safety_layer.events import ALLOW, ASK, BLOCK, WARN, Decision
 from agent_safety_layer.policy.globs import PathIndex
 from agent_safety_layer.policy.model import Entry, Files
 from agent_safety_layer.policy.wording import listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from agent_safety_layer.policy.globs import Node
+
     Item = tuple[str, Entry]
 
 # Devices that hold nothing and that every program expects; readable and writable unless a policy blocks them by name.
@@ -25,7 +27,9 @@ _NOT_DEVICES = (
     "/dev/pts/",
 )  # files in memory; terminals, whose owners close them to others
 _DEVICE = Decision(ALLOW, "devices", "built-in", "every program may use this device")
+_ANYTHING = Decision(ALLOW)
 _EVERYTHING = ("/", "/*", "/**", "**")
+_KEEPING = ("block", "protect")
 
 
 def covers_all(entry: Entry) -> bool:
@@ -36,7 +40,7 @@ def covers_all(entry: Entry) -> bool:
 class FilesJudge:
     """Answers for reading and for writing a path under one layer's section."""
 
-    __slots__ = ("_otherwise", "_reads", "_writes", "files", "index")
+    __slots__ = ("_otherwise", "_places", "_reads", "_writes", "files", "index")
 
     def __init__(self, files: Files) -> None:
         self.files = files
@@ -44,6 +48,7 @@ class FilesJudge:
         self._otherwise: Entry | None = None
         self._reads: dict[str, Decision] = {}
         self._writes: dict[str, Decision] = {}
+        self._places: dict[str, Decision] = {}
         for role, entries in (("read", files.read), ("write", files.write)):
             for entry in entries:
                 for form in entry.forms:
@@ -109,6 +114,35 @@ class FilesJudge:
             return Decision(BLOCK, key, closed, f"{verb} {path} is not allowed; allowed is {listed(entries)}")
         return Decision(ALLOW, "files", "", "no list in files is about it")
 
+    def place(self, path: str, *, link: bool) -> Decision | None:
+        """The decision on having something else than a folder at *path*, a symbolic ``link`` or a file; None where it
+        may be anything.
+
+        A name above protected ones belongs to a folder: as a link it would lead what looks for those names to a place
+        where anybody may write them. So would a file, to who takes it for one (git does). Which of the names above
+        count is what the pattern spells out; behind a ``**`` a file is only told of, as git's own submodules and
+        worktrees have one.
+        """
+        key = f"{path}\0" if link else path
+        found = self._places.get(key)
+        if found is None:
+            found = _remember(self._places, key, self._judge_place(path, link) or _ANYTHING)
+        return None if found is _ANYTHING else found
+
+    def _judge_place(self, path: str, link: bool) -> Decision | None:
+        parent, _, name = path.rpartition("/")
+        literal: Node[Item] | None = self.index.root
+        for part in path.split("/")[1:]:
+            literal = literal.names.get(part) if literal is not None else None
+        nodes = [node.names[name] for node in self.index.alive(parent or "/") if name in node.names]
+        for node in sorted(nodes, key=lambda node: node is not literal):
+            entry = _kept_below(node)
+            if entry is not None:
+                what = "a link" if link else "a file"
+                reason = f"{path} may only be a folder, not {what}, because of '{entry.text}'"
+                return Decision(BLOCK if link or node is literal else WARN, "files.protect", entry.origin, reason)
+        return None
+
     def touches(self, path: str) -> Decision | None:
         """The decision of a ``block`` or ``ask`` entry that names *path*; the lists of what is allowed have no say."""
         named = any(role in ("block", "ask") for role, _ in self.index.find(path))
@@ -120,3 +154,13 @@ def _remember(memory: dict[str, Decision], path: str, decision: Decision) -> Dec
         memory.clear()
     memory[path] = decision
     return decision
+
+
+def _kept_below(node: Node[Item]) -> Entry | None:
+    """What is blocked or protected further down, by names or wildcards but not across a ``**``."""
+    children = [*node.names.values(), *(child for _, child in node.wildcards())]
+    for child in children:
+        found = next((entry for role, entry in child.items if role in _KEEPING), None) or _kept_below(child)
+        if found is not None:
+            return found
+    return None

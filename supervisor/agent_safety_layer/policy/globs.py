@@ -304,14 +304,17 @@ class Node(Generic[T]):
         """Whether it takes more than asking for names to see what could match from here."""
         return self.loops or bool(self.globs or self.heads or self.tails)
 
+    def wildcards(self) -> Iterator[tuple[Wildcard, Node[T]]]:
+        """The children with a wildcard."""
+        yield from self.globs.values()
+        for by in (self.heads, self.tails):
+            for tables in by.values():
+                for table in tables.values():
+                    yield from table.values()
+
     def below(self) -> Iterator[Node[T]]:
         """Every node that hangs below this one, each once."""
-        children = list(self.names.values())
-        for table in (
-            self.globs,
-            *(table for by in (self.heads, self.tails) for t in by.values() for table in t.values()),
-        ):
-            children += [child for _, child in table.values()]
+        children = [*self.names.values(), *(child for _, child in self.wildcards())]
         if self.deep is not None:
             children.append(self.deep)
         for child in children:
