@@ -13,6 +13,11 @@ The library, for functions and sessions of this process, has what users of relea
     violations       what checks find; SafetyViolation     tracing, replay        traces; recordings judged anew
     core             the names that 0.1 kept there
 
+and, for commands under kernel enforcement:
+
+    supervisor, run, outcome  Supervisor; a run that goes on; what it came to
+    helper, hosted, link      the process that forks supervisors; a session in one; what they say to each other
+
 ``asl_hooks`` does what touches the kernel and knows no policy; this package imports it, never the reverse.
 
 Importing the package imports nothing: each name is found when it is first used, because ``asl-supervise`` pays for
@@ -42,6 +47,10 @@ if TYPE_CHECKING:
     from agent_safety_layer.filepolicy import load_policy as load_policy
     from agent_safety_layer.layer import SafetyLayer as SafetyLayer
     from agent_safety_layer.layer import create_safety_layer as create_safety_layer
+    from agent_safety_layer.outcome import Completed as Completed
+    from agent_safety_layer.outcome import Denied as Denied
+    from agent_safety_layer.outcome import Report as Report
+    from agent_safety_layer.outcome import RunFailed as RunFailed
     from agent_safety_layer.policies import ApprovalPolicy as ApprovalPolicy
     from agent_safety_layer.policies import AuditPolicy as AuditPolicy
     from agent_safety_layer.policies import BlockPolicy as BlockPolicy
@@ -57,7 +66,9 @@ if TYPE_CHECKING:
     from agent_safety_layer.replay import ReplayResult as ReplayResult
     from agent_safety_layer.replay import SessionRecorder as SessionRecorder
     from agent_safety_layer.replay import SessionReplayer as SessionReplayer
+    from agent_safety_layer.run import Run as Run
     from agent_safety_layer.sessions import SafetySession as SafetySession
+    from agent_safety_layer.supervisor import Supervisor as Supervisor
     from agent_safety_layer.tracing import Trace as Trace
     from agent_safety_layer.tracing import TraceEntry as TraceEntry
     from agent_safety_layer.tracing import TraceExporter as TraceExporter
@@ -111,6 +122,12 @@ _HOMES = {
     "ApprovalResponse": "approval",
     "ApprovalStatus": "approval",
     "InMemoryApprovalQueue": "approval",
+    "Supervisor": "supervisor",
+    "Run": "run",
+    "Completed": "outcome",
+    "Report": "outcome",
+    "Denied": "outcome",
+    "RunFailed": "outcome",
     "AslError": "errors",
     "PolicyError": "errors",
 }
@@ -148,7 +165,9 @@ __all__ = [
     "Boundary",
     "BoundarySet",
     "BoundaryViolation",
+    "Completed",
     "CustomPolicy",
+    "Denied",
     "InMemoryApprovalQueue",
     "NetworkBoundary",
     "PathBoundary",
@@ -161,13 +180,17 @@ __all__ = [
     "RecordedOperation",
     "RecordedSession",
     "ReplayResult",
+    "Report",
     "ResourceBoundary",
+    "Run",
+    "RunFailed",
     "SafetyCheckResult",
     "SafetyLayer",
     "SafetySession",
     "SafetyViolation",
     "SessionRecorder",
     "SessionReplayer",
+    "Supervisor",
     "TimeBoundary",
     "Trace",
     "TraceEntry",

@@ -22,8 +22,8 @@ from agent_safety_layer.boundaries import Boundary, ResourceBoundary, TimeBounda
 from agent_safety_layer.calls import argument_texts
 from agent_safety_layer.events import ALLOW, RANK, Decision, Event
 from agent_safety_layer.policies import Policy, PolicyAction, PolicyResult
+from agent_safety_layer.policy import ADMINISTRATOR, DEFAULT, State, advance, decide, load
 from agent_safety_layer.policy import Policy as FilePolicies
-from agent_safety_layer.policy import State, advance, decide, load
 from agent_safety_layer.resources import command_values, commands_in, destinations_of, paths_of
 from agent_safety_layer.state import state_path
 
@@ -54,7 +54,8 @@ def load_policy(
     """The policy in files or built-in profiles, each source a layer; ``workspace`` (the profile) when there are none.
 
     ``${WORKSPACE}`` is the folder *workspace*, by default the working directory. ``extra`` joins the first source and
-    is shaped like a policy file. Raises ``PolicyError``, with everything that is wrong and where.
+    is shaped like a policy file. The administrator's ``/etc/asl/policy.yaml``, where there is one, is a further layer.
+    Raises ``PolicyError``, with everything that is wrong and where.
 
     >>> load_policy("offline", extra={"files": {"read": ["/opt/models"]}}).name
     'offline'
@@ -67,7 +68,10 @@ def load_policy(
         "STATE": state_path(),
         "CWD": os.getcwd(),
     }
-    return load([os.fspath(source) for source in sources], variables=variables, extra=extra)
+    named = [os.fspath(source) for source in sources] or [DEFAULT]
+    if os.path.lexists(ADMINISTRATOR):
+        named.append(ADMINISTRATOR)
+    return load(named, variables=variables, extra=extra)
 
 
 def limits_of(policy: FilePolicies) -> list[Boundary]:

@@ -32,7 +32,7 @@ from asl_hooks.value import replace, value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Protocol
 
     from agent_safety_layer.engine.egress import Egress
     from agent_safety_layer.engine.gate import Gate
@@ -45,11 +45,16 @@ if TYPE_CHECKING:
     from agent_safety_layer.tree import Tree
     from asl_hooks.cgroup import Subtree
     from asl_hooks.launch import Launched
+else:
+    Protocol = object
 
 
 @value
 class Settings:
-    """What the user asked for. ``extra`` joins the first policy; ``without`` takes mechanisms away (tests only)."""
+    """What the user asked for. ``extra`` joins the first policy; ``without`` takes mechanisms away (tests only).
+
+    ``given`` holds further layers, loaded already; the child's ``environment`` is the supervisor's where it is None.
+    """
 
     command: tuple[str, ...]
     policies: tuple[str, ...] = ()
@@ -64,6 +69,18 @@ class Settings:
     verbosity: int = 0
     colour: str = "auto"
     without: frozenset[str] = frozenset()
+    given: Policy | None = None
+    environment: tuple[tuple[str, str], ...] | None = None
+
+
+class Host(Protocol):
+    """The program that a session runs for, where that is not a person at a terminal."""
+
+    def begins(self, session: Session, engine: Engine, tree: Tree, pid: int) -> None:
+        """The child is there and waits for the word."""
+
+    def gate(self, policy: Policy, engine: Engine) -> Gate:
+        """Whom questions go to."""
 
 
 def _remedy(policy: Policy, event: Event, decision: Decision) -> str:
@@ -73,12 +90,14 @@ def _remedy(policy: Policy, event: Event, decision: Decision) -> str:
 
 
 class Session:
-    """One run. ``run`` blocks until the tree is gone and returns how it ended."""
+    """One run. ``run`` blocks until the tree is gone and returns how it ended; ``result`` then is the report."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, host: Host | None = None) -> None:
         if not settings.command:
             raise UsageError("No command to run.", remedy="Usage: asl-supervise [OPTIONS] [--] COMMAND [ARG]...")
         self.settings = settings
+        self.result: dict[str, object] = {}
+        self._host = host
         self.run_id = state.new_run_id()
         self.tally = Tally()
         self.trace_path = ""
@@ -109,7 +128,7 @@ class Session:
             private.remove()
 
     def _policy(self, state_dir: str, tmp: str) -> tuple[Policy, Plan]:
-        from agent_safety_layer.policy import ADMINISTRATOR, DEFAULT, System, load, plan
+        from agent_safety_layer.policy import ADMINISTRATOR, DEFAULT, Policy, System, load, plan
 
         settings = self.settings
         try:
@@ -124,14 +143,20 @@ class Session:
             "STATE": state_dir,
         }
         self._variables = variables
-        sources = settings.policies or (DEFAULT,)
-        policy = load(
-            (*sources, ADMINISTRATOR) if os.path.lexists(ADMINISTRATOR) else sources,
-            variables=variables,
-            extra={section: dict(entries) for section, entries in settings.extra},
-            cache=os.path.join(state_dir, "cache"),
-            observe=settings.observe,
-        )
+        sources = settings.policies or (() if settings.given else (DEFAULT,))
+        if os.path.lexists(ADMINISTRATOR):
+            sources = (*sources, ADMINISTRATOR)
+        policy = Policy(())
+        if sources:
+            policy = load(
+                sources,
+                variables=variables,
+                extra={section: dict(entries) for section, entries in settings.extra},
+                cache=os.path.join(state_dir, "cache"),
+                observe=settings.observe,
+            )
+        if settings.given:
+            policy = Policy((*settings.given.layers, *policy.layers), (*settings.given.sources, *policy.sources))
         self._given = policy
         self._tell_gaps(policy)
         policy = self._guarded(policy, state_dir)
@@ -195,6 +220,8 @@ class Session:
             recorder = Recorder(writer, self.tally, denials)
             engine = self._engine(policy, plan, machine, ruleset, launched, recorder)
             tree = Tree(engine, launched, policy.limits, recorder, self._stderr, group, output)
+            if self._host is not None:
+                self._host.begins(self, engine, tree, launched.pid)
             ending, failure = self._live(tree, started)
             ending = self._close(ending, writer, denials)
         finally:
@@ -335,6 +362,8 @@ class Session:
     def _gate(self, policy: Policy, engine: Engine) -> Gate:
         from agent_safety_layer.engine.gate import Nobody, Terminal
 
+        if self._host is not None:
+            return self._host.gate(policy, engine)
         if self.settings.approve == "tty":
             return Terminal(policy.approvals.timeout_s, engine.later)
         return Nobody()
@@ -352,7 +381,8 @@ class Session:
     def _environment(self, policy: Policy, private: Private) -> tuple[tuple[str, str], ...]:
         from agent_safety_layer.policy import environment
 
-        variables = environment(policy, os.environ)
+        settings = self.settings
+        variables = environment(policy, os.environ if settings.environment is None else dict(settings.environment))
         variables |= {"TMPDIR": private.tmp, "ASL_RUN_ID": self.run_id, "ASL_DENIALS": private.denials_path}
         return tuple(variables.items())
 
@@ -365,8 +395,10 @@ class Session:
         except TraceError as error:
             self._stderr.write(f"asl-supervise: {error}\n")
             ending = replace(ending, outcome="trace_full", exit_code=125)
+        if self._report is not None or self._host is not None:
+            self.result = report(self.tally, self._header, ending, self.trace_path)
         if self._report is not None:
-            self._report.write(report(self.tally, self._header, ending, self.trace_path))
+            self._report.write(self.result)
         self._stderr.write(
             summary(self.tally, ending, self.trace_path, verbosity=self.settings.verbosity, colour=self._colour)
         )

@@ -137,6 +137,15 @@ class Tree:
             self._status = status
         self._used = tuple(used)
 
+    def signal(self, number: int) -> None:
+        """Send the child a signal."""
+        _send(self._launched.pid, number)
+
+    def kill(self, number: int) -> None:
+        """End the whole tree now, as by that signal."""
+        self._interrupted_by = number
+        self._stop("signaled", 0)
+
     # -- limits ----------------------------------------------------------------------------------------------------
 
     def _crossed(self, crossing: Crossing) -> None:
@@ -195,8 +204,7 @@ class Tree:
         if number in _INTERRUPTS:
             self._interrupts += 1
             if self._interrupts > 1:
-                self._interrupted_by = number
-                self._stop("signaled", 0)
+                self.kill(number)
                 return
         if number in _FROM_TERMINAL and self._shares_foreground():
             # The terminal sent it to the child as well; who asked for the size before we changed it must ask again.

@@ -36,9 +36,12 @@ class Gate(Protocol):
 class Nobody:
     """A gate that says no at once (``--approve deny``)."""
 
+    def __init__(self, why: str = "nobody was asked (--approve deny)") -> None:
+        self._why = why
+
     def ask(self, event: Event, decision: Decision, answered: Answered) -> None:
         """No."""
-        answered(False, "nobody was asked (--approve deny)")
+        answered(False, self._why)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -1,8 +1,8 @@
 """A policy as plain values, so that a trace can hold the very policy that its run was decided by, and back.
 
 What was filled in for the run (variables, links, home folders) stays filled in: a replay needs nothing of the machine
-where the run took place. The ``environment`` section is left out: it decides about no event, and its values may be
-secrets.
+where the run took place. The ``environment`` section is left out of traces: it decides about no event, and its values
+may be secrets.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 _ROWS = (Entry, Address)  # there are hundreds of them: they are written without the names of their fields
 
 
-def plain(policy: Policy) -> list[dict[str, Any]]:
+def plain(policy: Policy, *, environment: bool = False) -> list[dict[str, Any]]:
     """The policy's layers as dicts of JSON's types; what is None is left out. ``rebuilt`` is the way back."""
-    return [{name: of for name, of in _plain(layer).items() if name != "environment"} for layer in policy.layers]
+    layers = [_plain(layer) for layer in policy.layers]
+    return [{name: of for name, of in layer.items() if environment or name != "environment"} for layer in layers]
 
 
 def _plain(item: Any) -> Any:
@@ -49,7 +50,7 @@ def _plain(item: Any) -> Any:
 
 
 def rebuilt(layers: Sequence[Plain]) -> Policy:
-    """The policy that ``plain`` was of, without its ``environment``.
+    """The policy that ``plain`` was of, with its ``environment`` if that was put in.
 
     Raises ``ValueError`` when the layers are not of a policy that this version knows.
     """
@@ -72,13 +73,18 @@ def _layer(layer: Plain) -> Layer:
     made["limits"] = Limits(**layer.get("limits", {}))
     made["rules"] = tuple(map(_rule, layer.get("rules", ())))
     made["approvals"] = Approvals(**layer.get("approvals", {}))
-    made["environment"] = Environment()
+    made["environment"] = _environment(layer.get("environment", {}))
     return Layer(**made)
 
 
 def _each(section: Plain, make: Any) -> dict[str, Any]:
     """The section's fields with each member of its lists made a value."""
     return {name: tuple(map(make, of)) if isinstance(of, list | tuple) else of for name, of in section.items()}
+
+
+def _environment(section: Plain) -> Environment:
+    made = _each({name: of for name, of in section.items() if name != "put"}, _entry)
+    return Environment(**made, put=tuple((name, text) for name, text in section.get("put", ())))
 
 
 def _entry(row: Sequence[Any]) -> Entry:

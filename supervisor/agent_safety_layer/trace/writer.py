@@ -251,12 +251,13 @@ class _Digest:
 
     def after(self, data: bytes) -> str:
         """The digest, in hexadecimal, of everything so far and *data*, which is not kept."""
-        digest = self._hash.copy() if self._hash is not None else _light_sha256()(b"".join(self._waiting))
+        digest = self._hash.copy() if self._hash is not None else light_sha256()(b"".join(self._waiting))
         digest.update(data)
         return digest.hexdigest()
 
 
-def _light_sha256() -> Callable[[bytes], Hash]:
+def light_sha256() -> Callable[[bytes], Hash]:
+    """The constructor of a SHA-256 that is quick to load."""
     for name in ("_sha2", "_sha256"):  # CPython from 3.12 on, and 3.11
         try:
             module = __import__(name)

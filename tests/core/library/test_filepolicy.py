@@ -205,3 +205,19 @@ def test_profiles_and_mistakes(workspace: Path) -> None:
     with pytest.raises(PolicyError, match=r"bad\.yaml:2"):
         SafetyLayer.from_policy(workspace / "bad.yaml")
     assert isinstance(FilePolicy(load_policy("strict", workspace=workspace)), FilePolicy)
+
+
+def test_the_administrators_policy_is_a_layer_that_nobody_loosens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "admin.yaml").write_text("version: 1\nname: admin\nfiles: {block: ['/srv/closed']}\n")
+    (tmp_path / "mine.yaml").write_text("version: 1\nname: mine\nfiles: {read: ['/']}\n")
+    monkeypatch.setattr("agent_safety_layer.filepolicy.ADMINISTRATOR", str(tmp_path / "nothing.yaml"))
+    free = SafetyLayer.from_policy(tmp_path / "mine.yaml")
+    monkeypatch.setattr("agent_safety_layer.filepolicy.ADMINISTRATOR", str(tmp_path / "admin.yaml"))
+    bound = SafetyLayer.from_policy(tmp_path / "mine.yaml")
+    assert load_policy(tmp_path / "mine.yaml").name == "mine+admin"
+    assert load_policy().name == "workspace+admin"
+    assert free.check("read_file", {"path": "/srv/closed"}).allowed
+    assert not bound.check("read_file", {"path": "/srv/closed"}).allowed
+    assert bound.check("read_file", {"path": "/srv/open"}).allowed

@@ -1,0 +1,128 @@
+"""A session that another program hosts: its settings come over a link, and so does every word about it.
+
+    program → run   settings and descriptors · signal · kill
+    run → program   ready · started · ended, or failed
+
+The program's end of the link closing is its death: the tree is ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from agent_safety_layer.errors import AslError, InternalError
+from agent_safety_layer.link import plain_error
+from agent_safety_layer.policy.model import Policy
+from agent_safety_layer.policy.plain import rebuilt
+from agent_safety_layer.session import Session, Settings
+
+if TYPE_CHECKING:
+    from agent_safety_layer.engine.gate import Gate
+    from agent_safety_layer.engine.loop import Engine
+    from agent_safety_layer.link import Link, Message
+    from agent_safety_layer.tree import Tree
+
+
+class Hosted:
+    """The host of a session, at the other end of a link."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._tree: Tree | None = None
+
+    def begins(self, session: Session, engine: Engine, tree: Tree, pid: int) -> None:
+        """Tell the program what it started, and listen to it from now on."""
+        self._tree = tree
+        try:
+            self._link.send({"started": {"pid": pid, "run": session.run_id, "trace": session.trace_path}})
+        except BrokenPipeError:
+            pass  # the program died, which the loop is about to hear
+        engine.watch(self._link.fileno(), lambda: self._hear(engine))
+
+    def gate(self, policy: Policy, engine: Engine) -> Gate:
+        """Nobody is asked."""
+        from agent_safety_layer.engine.gate import Nobody
+
+        return Nobody("nobody was asked (the supervisor has no gate)")
+
+    def _hear(self, engine: Engine) -> None:
+        tree = self._tree
+        assert tree is not None
+        for message in self._link.arrived():
+            if "signal" in message:
+                tree.signal(int(message["signal"]))
+            elif "kill" in message:
+                tree.kill(int(message["kill"]))
+        if self._link.ended:
+            engine.unwatch(self._link.fileno())
+            tree.kill(9)
+
+
+def serve(link: Link) -> None:
+    """Run what the other side asks for, tell it how that ended, and exit. Never returns."""
+    try:
+        link.send({"ready": os.getpid()})
+        message = link.receive()
+        if message is None:
+            os._exit(0)
+        _settle_in(message, link)
+        session = Session(_settings(message), Hosted(link))
+        ending = session.run()
+        link.send({"ended": {"exit_code": ending.exit_code, "report": session.result}})
+    except AslError as error:
+        _fail(link, error)
+    except BrokenPipeError:
+        pass  # the program died, and with it the run
+    except BaseException as error:
+        import traceback
+
+        traceback.print_exc()
+        _fail(link, InternalError(f"{type(error).__name__} before the run"))
+    finally:
+        os._exit(0)
+
+
+def _settle_in(message: Message, link: Link) -> None:
+    """Be where the program is: its folder, its environment, the descriptors that the child shall have."""
+    fds, link.fds = link.fds, []
+    places = message["places"]
+    for place in (0, 1, 2):
+        if place not in places:
+            os.close(place)
+    for fd, place in zip(fds, places, strict=True):
+        os.dup2(fd, place)
+        os.close(fd)
+    sys.stdin = sys.stdout = None
+    os.umask(message["umask"])
+    os.environ.clear()
+    os.environ.update(message["own_environment"])
+    try:
+        os.chdir(message["cwd"])
+    except OSError as error:
+        raise AslError(f"Cannot run in {message['cwd']}: {error.strerror}.") from None
+
+
+def _settings(message: Message) -> Settings:
+    plain: dict[str, Any] = message["settings"]
+    fields: dict[str, Any] = {key: tuple(of) if isinstance(of, list) else of for key, of in plain.items()}
+    layers = rebuilt(message["layers"]).layers
+    environment = message["environment"]
+    return Settings(
+        **fields,
+        extra=tuple((section, tuple(entries.items())) for section, entries in message["extra"].items()),
+        given=Policy(layers, tuple((str(file), str(digest)) for file, digest in message["sources"])),
+        environment=None if environment is None else tuple(environment.items()),
+        without=frozenset(message["without"]),
+    )
+
+
+def _fail(link: Link, error: AslError) -> None:
+    try:
+        link.send({"failed": plain_error(error)})
+    except OSError:
+        pass
+
+
+__all__ = ["serve"]
