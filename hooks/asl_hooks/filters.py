@@ -129,6 +129,7 @@ _NARROWED: dict[str, tuple[tuple[Low | Nonzero, ...], ...]] = {
     "setpriority": ((differs(0, k.PRIO_PROCESS),), (differs(1, 0),)),
     "ioprio_set": ((differs(0, k.IOPRIO_WHO_PROCESS),), (differs(1, 0),)),
     "fcntl": ((equals(1, k.F_SETOWN),),),
+    "prctl": ((equals(0, k.PR_ASL_TELL),),),
 }
 
 

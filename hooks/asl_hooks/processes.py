@@ -24,12 +24,13 @@ class Process:
     """A living process: ``mem`` is its memory (see ``asl_hooks.memory``), ``pidfd`` polls readable when it has exited.
 
     ``cache`` belongs to whoever answers the process's calls; it is emptied by an exec. So does ``execs``: what each
-    thread that is about to exec should become.
+    thread that is about to exec should become. ``span`` is what the process was started in, ``spans`` what each thread
+    says it is in now, ``open_spans`` those that it says have begun and not ended, each with the one around it.
     """
 
     __slots__ = (
-        *("cache", "exe", "exec_pending", "execs", "gid", "groups", "mem", "pid", "pidfd", "ppid", "tids", "uid"),
-        "umask",
+        *("cache", "exe", "exec_pending", "execs", "gid", "groups", "mem", "open_spans", "pid", "pidfd", "ppid"),
+        *("span", "spans", "tids", "uid", "umask"),
     )
 
     def __init__(self, pid: int, status: dict[bytes, bytes]) -> None:
@@ -40,6 +41,9 @@ class Process:
         self.cache: dict[Any, Any] = {}
         self.execs: dict[int, tuple[Any, ...]] = {}
         self.exec_pending = False
+        self.span = ""
+        self.spans: dict[int, str] = {}
+        self.open_spans: dict[str, str] = {}
         self._identify(status)
         self.pidfd = linux.pidfd_open(pid, 0)
         try:
@@ -62,6 +66,23 @@ class Process:
         self.exe = _exe(self.pid)
         self.cache.clear()
         self.exec_pending = False
+        if self.spans:
+            self.span = self.span_of(self.pid)
+            self.spans.clear()
+            self.open_spans.clear()
+
+    def span_of(self, tid: int) -> str:
+        """The span that thread *tid* is in: what it says, else the innermost open one if that is a matter of course,
+        else the process's own.
+        """
+        if not self.spans:
+            return self.span
+        said = self.spans.get(tid)
+        if said is not None:
+            return said or self.span
+        around = set(self.open_spans.values())
+        innermost = [span for span in self.open_spans if span not in around]
+        return innermost[0] if len(innermost) == 1 else self.span
 
     def identify(self, tid: int) -> None:
         """Read the credentials of the thread *tid* anew."""

@@ -207,7 +207,7 @@ exit_group(int)
 wait4(pid ptr int ptr)
 waitid(int pid ptr int ptr)
 unshare(flags)
-prctl(int word word word word)
+prctl(int word word word word) tell
 arch_prctl(int word)
 personality(flags)
 seccomp(int flags ptr)

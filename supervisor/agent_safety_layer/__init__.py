@@ -16,6 +16,7 @@ The library, for functions and sessions of this process, has what users of relea
 and, for commands under kernel enforcement:
 
     supervisor, run, outcome  Supervisor; a run that goes on; what it came to
+    spans                     telling a supervisor which operation runs
     helper, hosted, link      the process that forks supervisors; a session in one; what they say to each other
 
 ``asl_hooks`` does what touches the kernel and knows no policy; this package imports it, never the reverse.

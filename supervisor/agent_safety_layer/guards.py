@@ -120,7 +120,7 @@ def _async_generator_function(func: Callable[..., AsyncGenerator[Any, Any]], beg
                 if advance is None:
                     generator = func(*args, **kwargs)
                     advance = generator.__anext__
-                item = await advance()
+                item = await operation.stepping(advance())
             except StopAsyncIteration:
                 operation.leave()
                 operation.completed(None)

@@ -18,10 +18,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from agent_safety_layer import spans
 from agent_safety_layer.events import ALLOW, ASK, BLOCK, Decision, Event, Outcome, TraceEntry
-from agent_safety_layer.policies import PolicyAction
+from agent_safety_layer.policies import PolicyAction, PolicyResult
 from agent_safety_layer.replay import SessionRecorder
-from agent_safety_layer.tracing import Span, TraceLevel, Tracer, TraceStatus
+from agent_safety_layer.spans import Stepped
+from agent_safety_layer.tracing import Span, TraceLevel, Tracer, TraceStatus, current_span
 from agent_safety_layer.violations import SafetyCheckResult
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class Operation:
     """One operation. ``line`` is its text with the arguments', ``context`` is judged, ``shown`` recorded."""
 
     __slots__ = (
-        *("_entered", "_entry", "_record", "_recorder", "_result", "_since", "_tokens", "_tracer"),
+        *("_begun", "_entered", "_entry", "_record", "_recorder", "_result", "_since", "_tokens", "_tracer"),
         *("arguments", "context", "layer", "line", "name", "seconds", "shown"),
     )
 
@@ -70,6 +72,7 @@ class Operation:
         self._tokens: tuple[Token[Span | None] | None, Token[tuple[object, ...]] | None] | None = None
         self._since = 0.0
         self._entered = False
+        self._begun = False  # for the supervisor, if there is one
 
     def run(self, func: Callable[[], T]) -> T | None:
         """What *func* returns; None when it may not run and the layer does not raise."""
@@ -102,10 +105,10 @@ class Operation:
         self.enter()
         try:
             if scope is None:
-                output = await func()
+                output = await self.stepping(func())
             else:
                 async with scope:
-                    output = await func()
+                    output = await self.stepping(func())
         except BaseException as error:
             self.leave()
             if scope is not None and limit is not None and scope.expired() and isinstance(error, TimeoutError):
@@ -143,8 +146,11 @@ class Operation:
         self._result = result
         if result.policy_results:
             self._note(result)
-        if result.allowed:
+        if result.allowed and self._announced():
             return True
+        if result.allowed:
+            refused = PolicyResult(PolicyAction.BLOCK, "supervisor", "the supervisor's policy forbids the operation")
+            result = self._result = SafetyCheckResult(False, [*result.policy_results, refused])
         self._close(TraceStatus.BLOCKED, None, result.blocked_reason or "Operation blocked")
         self.layer.violated(result)
         return False
@@ -162,8 +168,17 @@ class Operation:
                 for found in result.policy_results
             ]
 
+    def _announced(self) -> bool:
+        """Whether the supervisor, if there is one that listens, was told of the operation and does not forbid it."""
+        if self._entry is None or not spans.supervised():
+            return True
+        self._begun = spans.began(self._entry.id, current_span(), self.name, " ".join(self.arguments))
+        return self._begun
+
     def enter(self) -> None:
         """From here on this thread or task runs the operation, and its clock runs."""
+        if self._begun and self._entry is not None:
+            spans.now(self._entry.id)
         token = self._tracer.enter(self._entry) if self._tracer is not None and self._entry is not None else None
         self._entered = True
         if self.layer.boundary_set.boundaries or self.layer.sinks:
@@ -172,8 +187,17 @@ class Operation:
         elif token is not None:
             self._tokens = token, None
 
+    def stepping(self, awaitable: Awaitable[T]) -> Awaitable[T]:
+        """The awaitable, each step of which the supervisor, if there is one, sees in this operation's span."""
+        return Stepped(awaitable, self._entry.id) if self._begun and self._entry is not None else awaitable
+
     def leave(self) -> None:
         """It rests, or is over."""
+        self._rest()
+        if self._begun:
+            spans.now(current_span())
+
+    def _rest(self) -> None:
         if self._tokens is not None:
             span, running = self._tokens
             self._tokens = None
@@ -212,6 +236,12 @@ class Operation:
         return self.layer.boundary_set.finished(self.seconds, nested=nested)
 
     def _close(self, status: TraceStatus, output: object, error: str | None, kind: str = "") -> None:
+        if status is TraceStatus.BLOCKED and not self._entered and not self._begun:
+            self._announced()
+        if self._begun and self._entry is not None:
+            said = kind or error if status is not TraceStatus.COMPLETED else ""
+            how = f"{status.value}: {said}" if said else status.value
+            spans.ended(self._entry.id, current_span(), self.name, how)
         if self._tracer is not None and self._entry is not None:
             self._tracer.end(self._entry.id)
             self._entry.status = status

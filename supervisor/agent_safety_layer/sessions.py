@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from agent_safety_layer import spans
 from agent_safety_layer.events import ALLOW, Decision, Event, Outcome
 from agent_safety_layer.events import TraceEntry as Line
 from agent_safety_layer.operation import Operation, next_in_sequence
@@ -102,6 +103,8 @@ class SafetySession:
     def log(self, message: str, level: TraceLevel = TraceLevel.INFO) -> None:
         """Add a message to the trace."""
         self.tracer.log(message, level)
+        if spans.supervised():
+            spans.said(current_span(), level.value, message)
         if self.safety_layer.sinks:
             event = Event(
                 "op.log",

@@ -47,6 +47,7 @@ BTRFS_IOC_SUBVOL_SETFLAGS = 0x4008941A
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 F_SETOWN, F_SETOWN_EX, F_SETLEASE = 8, 15, 1024
 PR_SET_DUMPABLE, PR_SET_MM = 4, 35
+PR_ASL_TELL = 0x41534C01  # no option of the kernel's: a tracee tells its supervisor what it is doing
 PER_LINUX, PER_QUERY, ADDR_NO_RANDOMIZE = 0, 0xFFFFFFFF, 0x40000
 
 # linux/landlock.h

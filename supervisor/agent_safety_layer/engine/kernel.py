@@ -18,7 +18,7 @@ NETWORK_TAGS = ("connect", "bind", "listen", "send", "sendmsg")
 EXEC_TAGS = ("exec",)
 SIGNAL_TAGS = ("kill", "setown", "sched")
 QUEUE_TAGS = ("queue",)
-BOOKKEEPING_TAGS = ("umask",)
+BOOKKEEPING_TAGS = ("umask", "tell")
 # Only where new processes have to be counted one by one. A notified call that a signal finds waiting returns EINTR to
 # programs that do not ask for restarts, and shells take that for a failed fork.
 COUNTED_TAGS = ("fork", "thread")

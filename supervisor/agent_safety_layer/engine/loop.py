@@ -22,6 +22,7 @@ from agent_safety_layer.engine.answers import ALLOWED, Answers, Stopped, errno_n
 from agent_safety_layer.engine.describers import Describers
 from agent_safety_layer.engine.execs import ExecCheck
 from agent_safety_layer.engine.plans import Plans, open_again
+from agent_safety_layer.engine.spans import Spans
 from agent_safety_layer.events import ALLOW, BLOCK, Decision, Event
 from asl_hooks import filters, syscalls
 from asl_hooks.identity import ActingAs
@@ -50,7 +51,8 @@ class Exited(Exception):
 class Engine:
     """Answers the calls of one tree until it is gone.
 
-    ``max_processes`` is 0 for no limit. ``verify_exec``: what an exec became is checked before it runs.
+    ``max_processes`` is 0 for no limit. ``verify_exec``: what an exec became is checked before it runs. ``span`` is the
+    one that the whole tree runs in.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Engine:
         gate: Callable[[Engine], Gate],
         verify_exec: bool,
         max_processes: int = 0,
+        span: str = "",
     ) -> None:
         self._backend = backend
         self._view = view
@@ -89,6 +92,8 @@ class Engine:
         self._describers = Describers(view, self.egress)
         arch = syscalls.native_arch()
         self._umask = syscalls.number("umask", arch)
+        self._prctl = syscalls.number("prctl", arch)
+        self._spans = Spans(view, recorder, span)
         self._creds = {syscalls.number(name, arch) for name in syscalls.tagged("creds")}
         self._creds_vary = False
         self._forks = {syscalls.number(name, arch) for name in ("clone", "fork", "vfork")}
@@ -204,7 +209,8 @@ class Engine:
     def _gone(self, process: Process) -> None:
         self._poll.unregister(process.pidfd)
         now = time()
-        event = Event("process.exit", process.pid, process.pid, process.ppid, process.exe, time=now)
+        span = process.span_of(process.pid)
+        event = Event("process.exit", process.pid, process.pid, process.ppid, process.exe, span=span, time=now)
         self._view.processes.remove(process)
         self._view.advance(event, ALLOWED)
         self._recorder.record(event, ALLOWED, ALLOW, "", now)
@@ -222,6 +228,7 @@ class Engine:
             process, new = self._view.processes.find(call.tid)
             if new:
                 self._poll.register(process.pidfd, select.EPOLLIN)
+                self._spans.inherit(process)
         except (OSError, KeyError):
             backend.fail(call, EACCES)  # it died, or cannot be looked at: what cannot be read is not allowed
             return started
@@ -275,6 +282,13 @@ class Engine:
         call, process = stopped.call, stopped.process
         if call.nr == self._umask:
             process.umask = call.args[0] & 0o777
+        elif call.nr == self._prctl:
+            errno = self._spans.hear(call, process)
+            if errno:
+                self._backend.fail(call, errno)
+            else:
+                self._backend.give(call, 0)
+            return
         elif call.nr in self._creds:
             # From now on some process may be somebody else: what is done for it is done with its identity.
             self._creds_vary = True

@@ -63,8 +63,10 @@ class Plans:
         flags = call.args[flags_at]
         relative = path[:1] != b"/"
         key: tuple[object, ...] = (path, flags)
+        if process.spans:
+            key = (path, flags, process.span_of(call.tid))  # which the recorded line shows
         if relative:
-            key = (path, flags, call.args[dir_at] if dir_at >= 0 else _AT_FDCWD, call.tid)
+            key = (*key, call.args[dir_at] if dir_at >= 0 else _AT_FDCWD, call.tid)
         plan: Plan | None = process.cache.get(key)
         if plan is None or plan.epoch != self.epoch or (relative and plan.base != _base_of(call, dir_at)):
             process.cache[None] = (call.id, key)
@@ -81,7 +83,7 @@ class Plans:
             return  # names that mean something else to each process; opens that may find a file or make one
         if len(process.cache) > _MOST:
             process.cache.clear()
-        base = _base_of(call, shape[0]) if len(key) == 4 else b""
+        base = _base_of(call, shape[0]) if key[0][:1] != b"/" else b""
         process.cache[key] = Plan(self.epoch, base, reopen, body, slot)
 
 

@@ -64,7 +64,8 @@ class View:
     def event(self, kind: str, call: Call, process: Process, **fields: Any) -> Event:
         """An event of *kind* by the calling process."""
         name = syscalls.name_of(call.nr, call.arch)
-        return Event(kind, process.pid, call.tid, process.ppid, process.exe, name, time=self.now, **fields)
+        span = process.span_of(call.tid)
+        return Event(kind, process.pid, call.tid, process.ppid, process.exe, name, span=span, time=self.now, **fields)
 
     def decide(self, event: Event) -> Decision:
         """The policy's answer in the present state."""
