@@ -205,8 +205,8 @@ def test_policy_show(tmp_path):
     said = asl("policy", "show").stdout
     for name in ("workspace", "offline", "ci", "strict"):
         assert f"{name} " in said
-    assert "name: workspace" in asl("policy", "show", "workspace").stdout
-    joined = asl("policy", "show", "--joined", "workspace").stdout
+    assert "name: workspace" in asl("policy", "show", "--file", "workspace").stdout
+    joined = asl("policy", "show", "workspace").stdout
     assert ".ssh" in joined
     assert "profiles/secrets.yaml:" in joined
     asl("policy", "show", tmp_path / "none.yaml", check=125)

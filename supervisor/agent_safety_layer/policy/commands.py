@@ -52,7 +52,7 @@ def parse(pattern: str) -> tuple[bool, tuple[Any, ...]]:
 
 
 class CommandIndex:
-    """Command patterns; ``find(argv, path)`` gives the first entry that means this execution."""
+    """Command patterns; ``find(argv, path, names)`` gives the first entry that means this execution."""
 
     __slots__ = ("_by_word", "_loose", "_paths", "_words")
 
@@ -83,9 +83,11 @@ class CommandIndex:
         else:
             self._by_word.setdefault(plain, []).append((wildcard, entry))
 
-    def find(self, argv: Sequence[str], path: str) -> Entry | None:
-        """The first entry that names the command, by what it is called or by the file *path* that is run."""
-        names = {basename(argv[0]) if argv else "", basename(path)} - {""}
+    def find(self, argv: Sequence[str], path: str, names: Iterable[str] = ()) -> Entry | None:
+        """The first entry that names the command: by one of *names* (without any, by ``called``), or by the file *path*
+        that is run.
+        """
+        names = names or called(argv, path)
         for name in names:
             if name in self._words:
                 return self._words[name]
@@ -102,6 +104,18 @@ class CommandIndex:
                 if wildcard.matches(line):
                     return entry
         return None
+
+
+def called(argv: Sequence[str], path: str, spelled: str = "") -> set[str]:
+    """Every name that an execution goes by, its own claim (``argv[0]``) among them: what to look for in a ``block``."""
+    return {basename(argv[0]) if argv else "", basename(path), basename(spelled)} - {""}
+
+
+def vouched(argv: Sequence[str], path: str, spelled: str = "") -> set[str]:
+    """The names of the file that is run, as it was spelled and as it is. A program chooses its ``argv[0]`` itself, so
+    that counts for an ``allow`` only where no file is known (a guarded function's command).
+    """
+    return {basename(path), basename(spelled)} - {""} or called(argv, path)
 
 
 def everything(entries: Iterable[Entry]) -> Entry | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from _stat import S_IFDIR, S_IFLNK
 
 from agent_safety_layer.events import ALLOW, ASK, BLOCK, RANK, Decision, Event, strictest
-from agent_safety_layer.policy.commands import CommandIndex, basename, everything
+from agent_safety_layer.policy.commands import CommandIndex, basename, called, everything, vouched
 from agent_safety_layer.policy.files import FilesJudge
 from agent_safety_layer.policy.model import Entry, Exec, Layer, Policy
 from agent_safety_layer.policy.network import NetworkJudge
@@ -120,13 +120,14 @@ class ExecJudge:
         """The decision on executing ``path`` (or ``exe``, where that is what is known) with ``argv``."""
         argv, path = event.argv, event.path or event.exe
         name = basename(argv[0]) if argv else basename(path)
-        blocked = everything(self.section.block) or self.block.find(argv, path)
+        names = called(argv, path, event.spelled)
+        blocked = everything(self.section.block) or self.block.find(argv, path, names)
         if blocked is not None:
             return _told(BLOCK, "exec.block", blocked, f"running {name} is blocked by '{blocked.text}'")
-        asked = self.ask.find(argv, path)
+        asked = self.ask.find(argv, path, names)
         if asked is not None:
             return _told(ASK, "exec.ask", asked, f"running {name} needs approval because of '{asked.text}'")
-        allowed = self.allow.find(argv, path)
+        allowed = self.allow.find(argv, path, vouched(argv, path, event.spelled))
         if allowed is not None:
             return _told(ALLOW, "exec.allow", allowed)
         if self.otherwise is not None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Devices that hold nothing and that every program expects; readable and writable unless a policy blocks them by name.
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+# The kinds of events that change what is at their paths.
+CHANGES = frozenset(("file.write", "file.create", "file.delete", "file.rename", "file.link", "file.meta"))
 _REMEMBERED = 8192
 # Elsewhere in /dev, whoever may write to a device may use it, not replace it or close it to others.
 _NOT_DEVICES = (
@@ -40,11 +42,12 @@ def covers_all(entry: Entry) -> bool:
 class FilesJudge:
     """Answers for reading and for writing a path under one layer's section."""
 
-    __slots__ = ("_otherwise", "_places", "_reads", "_writes", "files", "index")
+    __slots__ = ("_alone", "_otherwise", "_places", "_reads", "_writes", "files", "index")
 
     def __init__(self, files: Files) -> None:
         self.files = files
         self.index: PathIndex[Item] = PathIndex()
+        self._alone: PathIndex[Item] | None = None  # of patterns for a folder without what is below it
         self._otherwise: Entry | None = None
         self._reads: dict[str, Decision] = {}
         self._writes: dict[str, Decision] = {}
@@ -52,7 +55,11 @@ class FilesJudge:
         for role, entries in (("read", files.read), ("write", files.write)):
             for entry in entries:
                 for form in entry.forms:
-                    self.index.add(form, (role, entry))
+                    if form.endswith("/."):
+                        self._alone = self._alone or PathIndex()
+                        self._alone.add(form, (role, entry))
+                    else:
+                        self.index.add(form, (role, entry))
         for role, entries in (("block", files.block), ("ask", files.ask), ("protect", files.protect)):
             for entry in entries:
                 if role == "ask" and covers_all(entry):
@@ -83,11 +90,18 @@ class FilesJudge:
             return Decision(BLOCK, "files.devices", "built-in", reason)
         return decision
 
-    def _judge(self, path: str, *, write: bool) -> Decision:
+    def whole(self, path: str, *, write: bool) -> bool:
+        """Whether the lists allow *path* together with what is below it, as far as that is not named itself."""
+        return self._judge(path, write=write, whole=True).action == ALLOW
+
+    def _judge(self, path: str, *, write: bool, whole: bool = False) -> Decision:
         roles: dict[str, Entry] = {}
         if path.startswith("/"):  # anything else is no path: a pipe, a memfd, an empty name; no pattern fits it
             for role, entry in self.index.find(path):
                 roles.setdefault(role, entry)
+            if self._alone is not None and not whole:
+                for role, entry in self._alone.find(f"{path.rstrip('/')}/."):
+                    roles.setdefault(role, entry)
         verb = "changing" if write else "reading"
         if "block" in roles:
             entry = roles["block"]

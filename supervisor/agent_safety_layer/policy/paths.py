@@ -29,18 +29,20 @@ if TYPE_CHECKING:
 LINK_LIMIT = 40  # as the kernel's MAXSYMLINKS
 VARIABLES = ("WORKSPACE", "HOME", "HOMES", "OTHERS", "PROGRAM", "TMP", "USER", "STATE", "CWD")
 _PROGRAM = tuple(os.path.dirname(os.path.realpath(str(part.__file__))) for part in (errors, value))
+ITSELF = "."  # the last segment of a pattern for a folder without what is below it; no canonical path has it
 _MARK = "\1"  # stands around the names of variables while a pattern is taken apart
 
 
-def parse(text: str, *, relative_to: str = "") -> tuple[Choice, ...]:
+def parse(text: str, *, relative_to: str = "", alone: bool = False) -> tuple[Choice, ...]:
     """The patterns that *text* stands for, one for each of its braces' choices; ``ValueError`` says what is wrong
     with it.
 
     ``relative_to`` names a variable that a relative pattern starts from; without it such a pattern is an error.
+    ``alone`` is whether ``/folder/.`` may stand for the folder itself, without what is below it.
     """
     if "\0" in text or _MARK in text:
         raise ValueError("it holds a control character")
-    return tuple(_choice(_marked(choice), text, relative_to) for choice in expand_braces(text))
+    return tuple(_choice(_marked(choice), text, relative_to, alone) for choice in expand_braces(text))
 
 
 def _marked(text: str) -> str:
@@ -61,7 +63,10 @@ def _marked(text: str) -> str:
     return done + text
 
 
-def _choice(marked: str, text: str, relative_to: str) -> Choice:
+def _choice(marked: str, text: str, relative_to: str, alone: bool) -> Choice:
+    itself = marked.endswith("/.") and not relative_to
+    if itself and not alone:
+        raise ValueError("only files.read and files.write know '/.', for a folder without what is below it")
     if not marked.startswith(("/", "**/", _MARK)) and marked != "**":
         if not relative_to:
             raise ValueError(
@@ -83,6 +88,8 @@ def _choice(marked: str, text: str, relative_to: str) -> Choice:
             tail.append(name)
         else:
             head.append(literal)
+    if itself:
+        tail.append(ITSELF)
     front = "/".join(head)
     if head and not front.startswith(_MARK):
         front = f"/{front}"

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import stat
 
-from agent_safety_layer.events import ALLOW, ASK, BLOCK, FILE_KINDS
+from agent_safety_layer.events import ASK, BLOCK, FILE_KINDS
 from agent_safety_layer.policy.decision import judge_of
 from agent_safety_layer.policy.files import DEVICES, covers_all
 from agent_safety_layer.policy.globs import PathIndex, follow, has_meta
@@ -233,9 +233,7 @@ class _Planner:
     def _allows(self, access: str, path: str) -> bool:
         if path in self.blocked or any(folder in self.blocked for folder in _ancestors(path)):
             return False
-        return all(
-            (judge.write(path) if access == "write" else judge.read(path)).action == ALLOW for judge in self.judges
-        )
+        return all(judge.whole(path, write=access == "write") for judge in self.judges)
 
     def _clean(self, path: str) -> bool:
         """Whether no pattern that takes something away covers *path*, or could ever match below it."""
@@ -290,7 +288,7 @@ def _listed(judge: FilesJudge, access: str) -> list[str] | None:
     if not closed and not asks:
         return None
     entries = files.write if access == "write" else (*files.read, *files.write)
-    return [form for entry in entries for form in entry.forms]
+    return [form for entry in entries for form in entry.forms if not form.endswith("/.")]
 
 
 def _ancestors(path: str) -> Iterator[str]:

@@ -68,6 +68,7 @@ def names(text: str) -> tuple[str, ...]:
 # What a list's entries are.
 MAKERS: dict[str, Callable[[str], Any]] = {
     **{f"files.{key}": lambda text: (True, paths.parse(text)) for key in LISTS["files"]},
+    **{f"files.{key}": lambda text: (True, paths.parse(text, alone=True)) for key in ("read", "write")},
     **{f"network.{key}": plain_host for key in ("allow", "block", "ask", "listen")},
     "network.unix": lambda text: (False, names(text)) if text.startswith("@") else (True, paths.parse(text)),
     **{f"exec.{key}": commands.parse for key in LISTS["exec"]},

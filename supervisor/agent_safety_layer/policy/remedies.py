@@ -25,15 +25,14 @@ def remedy(policy: Policy, event: Event, decision: Decision) -> str:
     if decision.where in ("", "built-in"):
         return ""
     section, _, name = decision.rule.partition(".")
-    known = {"files": _path, "network": _destination, "exec": _command}.get(section)
-    if known is None or not name:
+    if section not in _WANTED or not name:
         return f"change the rule '{decision.rule}' ({decision.where})"
     entry = _entry(policy, decision)
     if entry is not None and entry.text == "${STATE}":
         return ""  # the supervisor's own
     if entry is not None:
         return _take_away(entry, decision)
-    wanted = known(event, decision)
+    wanted = wanted_of(event, decision)
     flag = _flag(section, name, decision, wanted)
     if flag and _layer(policy, event, decision) == 0:
         return f"{flag} {quote(wanted)}"
@@ -46,6 +45,11 @@ def _flag(section: str, name: str, decision: Decision, wanted: str) -> str:
     if section == "files":
         return "--allow-write" if name == "write" or decision.reason.startswith("changing") else "--allow-read"
     return "--allow-host" if section == "network" and name in ("allow", "ask", "private_ips") and wanted else ""
+
+
+def wanted_of(event: Event, decision: Decision) -> str:
+    """What an allowlist would have to name: the event's path, host and port, or command."""
+    return _WANTED[decision.rule.partition(".")[0]](event, decision)
 
 
 def _path(event: Event, decision: Decision) -> str:
@@ -62,6 +66,9 @@ def _destination(event: Event, decision: Decision) -> str:
 
 def _command(event: Event, _: Decision) -> str:
     return basename(event.argv[0] if event.argv else event.path or event.exe)
+
+
+_WANTED = {"files": _path, "network": _destination, "exec": _command}
 
 
 def _entry(policy: Policy, decision: Decision) -> Entry | Host | None:
