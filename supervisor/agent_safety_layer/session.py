@@ -293,7 +293,7 @@ class Session:
                 kill_all=group.kill_all if group else -1,
                 folders=group.folders if group else (),
                 scratch=private.tmp,
-                network=policy.enforced.guards_network and machine.isolates,
+                network=policy.guards_network and machine.isolates,
                 ipc=machine.isolates,
                 shared=partial(kernel.program, shares_ipc=True),
             )
@@ -320,7 +320,7 @@ class Session:
         )
 
         def egress(engine: Engine) -> Egress:
-            if not policy.enforced.guards_network:
+            if not policy.guards_network:
                 return Open()
             return Guarded(view, recorder, launched.network, engine.watch)
 
@@ -379,11 +379,14 @@ class Session:
                 ) from error
 
     def _environment(self, policy: Policy, private: Private) -> tuple[tuple[str, str], ...]:
-        from agent_safety_layer.policy import environment
+        from agent_safety_layer.policy import brief, environment
 
         settings = self.settings
         variables = environment(policy, os.environ if settings.environment is None else dict(settings.environment))
         variables |= {"TMPDIR": private.tmp, "ASL_RUN_ID": self.run_id, "ASL_DENIALS": private.denials_path}
+        variables["ASL_POLICY_SUMMARY"] = brief(
+            self._given, os.getcwd(), private.tmp, attended=self.settings.approve != "deny"
+        )
         return tuple(variables.items())
 
     def _close(self, ending: Ending, writer: Any, denials: Any) -> Ending:

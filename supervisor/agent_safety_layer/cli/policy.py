@@ -74,11 +74,12 @@ def show(sources: tuple[str, ...], as_written: bool) -> None:
     What is printed can be used as a policy. Several sources are layers, as for `asl-supervise -p`; the administrator's
     policy is added when there is one. Without a name: which built-in profiles there are.
     """
-    from agent_safety_layer.policy import PROFILES, profile_path
+    from agent_safety_layer.policy import profile_path
     from agent_safety_layer.policy.effective import effective
+    from agent_safety_layer.policy.loading import BUILT_IN
 
     if not sources:
-        for name in PROFILES:
+        for name in BUILT_IN:
             click.echo(f"{name:<10} {_first_sentence(profile_path(name))}")
         return
     if not as_written:

@@ -38,6 +38,7 @@ def learn(names: tuple[str, ...], merge: str, output: str, called: str) -> None:
     """
     from agent_safety_layer.policy.evidence import gather
     from agent_safety_layer.policy.learning import learn as learned_from
+    from agent_safety_layer.policy.learning import without_idle as drop
     from agent_safety_layer.policy.lesson import document
     from agent_safety_layer.trace.runs import find
 
@@ -45,8 +46,11 @@ def learn(names: tuple[str, ...], merge: str, output: str, called: str) -> None:
     if merge:
         text, policies = _merged(runs, merge)
     else:
-        text = document(learned_from(runs), runs, called)
-        policies = [_loaded(text, run) for run in runs]
+        learned = learned_from(runs)
+        policies = [_loaded(document(learned, runs, called), run) for run in runs]
+        if drop(learned, policies):
+            policies = [_loaded(document(learned, runs, called), run) for run in runs]
+        text = document(learned, runs, called)
     if output:
         _write(output, text)
     else:

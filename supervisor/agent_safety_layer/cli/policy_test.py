@@ -65,7 +65,7 @@ def test(files: tuple[str, ...], sources: tuple[str, ...], verbose: bool, as_jso
 
 def _run(file: str, sources: tuple[str, ...]) -> tuple[Suite, Policy, list[Result]]:
     from agent_safety_layer.errors import PolicyError
-    from agent_safety_layer.policy import DEFAULT, PROFILES
+    from agent_safety_layer.policy.loading import BUILT_IN, DEFAULT
     from agent_safety_layer.policy.trial import read, run
 
     try:
@@ -74,7 +74,7 @@ def _run(file: str, sources: tuple[str, ...]) -> tuple[Suite, Policy, list[Resul
     except OSError as error:
         raise PolicyError(f"The tests cannot be read: {error.strerror}.", file=file) from None
     folder = os.path.dirname(file)
-    beside = (name if name in PROFILES else os.path.join(folder, name) for name in suite.policy)
+    beside = (name if name in BUILT_IN else os.path.join(folder, name) for name in suite.policy)
     variables = {**variables_here(), **suite.variables}
     if "WORKSPACE" in suite.variables:
         variables["CWD"] = suite.variables.get("CWD", suite.variables["WORKSPACE"])

@@ -94,19 +94,20 @@ class Guarded:
         self._net_fd = net_fd
         self._watch = watch
         self._client: EgressClient | None = None
+        # Of the layers that enforce: without any, all that is refused is only told.
+        self._networks = [layer.network for layer in view.enforced.layers if layer.network is not None]
 
     def _started(self) -> EgressClient:
         if self._client is None:
             from agent_safety_layer.egress.client import EgressClient
             from agent_safety_layer.egress.gate import Settings
 
-            layers = self._view.enforced.layers
-            private = all(layer.network.private_ips for layer in layers if layer.network is not None)
+            private = all(network.private_ips for network in self._networks)
             self._client = EgressClient(
                 self._net_fd,
                 judge=self._judge,
                 happened=self._happened,
-                settings=Settings(private_ips=private),
+                settings=Settings(private_ips=private, observe=not self._networks),
             )
             self._watch(self._client.fileno(), self._client.dispatch)
         return self._client
@@ -195,6 +196,8 @@ class Guarded:
         )
         decision = self._view.decide(event)
         effective = BLOCK if report.result == "EACCES" else ALLOW if decision.action == ASK else decision.action
+        if effective == BLOCK and not self._networks:
+            effective = AUDIT
         self._recorder.record(event, decision, effective, report.result, now)
 
     def close(self) -> None:

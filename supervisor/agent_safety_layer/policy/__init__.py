@@ -9,6 +9,10 @@ loaded.
     decision   decide(policy, state, event) -> Decision             files network ruleset       the sections as judges
     state      advance(...) -> State, for ``after``                 remedies   what would allow what was refused
     planner    plan(policy, tree) -> what Landlock can hold         environ    what the child gets
+    summary    what is allowed, for a model to read
+
+and, for the commands: effective (written out), operations, matches, past (explain), trial (test), evidence, tiers,
+shapes, learning, lesson (learn), witnesses, differences (diff).
 
 Everything is imported when first used, because ``asl-supervise`` pays for each import before the child starts.
 """
@@ -25,10 +29,12 @@ if TYPE_CHECKING:
     from agent_safety_layer.policy.reader import PolicyMistakes
     from agent_safety_layer.policy.remedies import remedy
     from agent_safety_layer.policy.state import State, advance
+    from agent_safety_layer.policy.summary import brief
     from agent_safety_layer.policy.wording import text_of_event
 
 _HOMES = {
     "DEFAULT": "loading",
+    "brief": "summary",
     "PROFILES": "loading",
     "Layer": "model",
     "Limits": "model",
@@ -78,6 +84,7 @@ __all__ = [
     "System",
     "Tree",
     "advance",
+    "brief",
     "decide",
     "environment",
     "load",

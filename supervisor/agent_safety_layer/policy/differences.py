@@ -143,7 +143,7 @@ def idle(policy: Policy) -> list[Idle]:
         return []
     about = _Finder([(key, entry) for _, key, entry in lines])
     tried: dict[int, list[Event]] = {}
-    for event in events((policy,)):
+    for event in events((policy,), apart=True):
         for number in about.lines(event):
             tried.setdefault(number, []).append(event)
     return [

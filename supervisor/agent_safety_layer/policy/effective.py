@@ -107,7 +107,9 @@ def _list(section: str, name: str, held: Any) -> Iterator[str]:
         return
     yield f"  {name}:"
     for entry in entries:
-        yield _noted(f"    - {quoted(entry.text)}", entry.origin)
+        # What was not written by anybody has a description in place of a text.
+        texts = entry.forms if entry.origin == "built-in" else (entry.text,)
+        yield from (_noted(f"    - {quoted(text)}", entry.origin) for text in texts)
 
 
 def _environment(layer: Layer) -> Iterator[str]:

@@ -48,12 +48,14 @@ class FilesJudge:
         self.files = files
         self.index: PathIndex[Item] = PathIndex()
         self._alone: PathIndex[Item] | None = None  # of patterns for a folder without what is below it
-        self._otherwise: Entry | None = None
+        self._otherwise = next((entry for entry in files.ask if covers_all(entry)), None)
         self._reads: dict[str, Decision] = {}
         self._writes: dict[str, Decision] = {}
         self._places: dict[str, Decision] = {}
         for role, entries in (("read", files.read), ("write", files.write)):
             for entry in entries:
+                if self._otherwise and covers_all(entry):
+                    continue  # what is allowed everywhere is what is asked about everywhere
                 for form in entry.forms:
                     if form.endswith("/."):
                         self._alone = self._alone or PathIndex()
@@ -63,7 +65,6 @@ class FilesJudge:
         for role, entries in (("block", files.block), ("ask", files.ask), ("protect", files.protect)):
             for entry in entries:
                 if role == "ask" and covers_all(entry):
-                    self._otherwise = self._otherwise or entry
                     continue
                 for form in entry.forms:
                     self.index.add(form, (role, entry))
@@ -115,7 +116,7 @@ class FilesJudge:
             return Decision(ASK, "files.ask", entry.origin, f"{verb} {path} needs approval because of '{entry.text}'")
         role = "read" if "read" in roles and not write else "write"
         listed_by = roles.get(role)
-        if listed_by is not None and not (self._otherwise and covers_all(listed_by)):
+        if listed_by is not None:
             return Decision(ALLOW, f"files.{role}", listed_by.origin)
         if path in DEVICES:
             return _DEVICE

@@ -35,7 +35,15 @@ if TYPE_CHECKING:
     from agent_safety_layer.policy.evidence import Deed, Run
     from agent_safety_layer.policy.model import Entry, Host, Layer, Policy
 
-_NAMED = ("files.block", "files.protect", "network.block", "network.metadata", "exec.block", "system calls")
+_NAMED = (
+    "files.block",
+    "files.protect",
+    "files.devices",
+    "network.block",
+    "network.metadata",
+    "exec.block",
+    "system calls",
+)
 _MADE_BY = ("mkdir", "mkdirat")
 _UNESCAPE = re.compile(r"\\(.)|\[\$\]")
 _EPHEMERAL = 32768
@@ -98,7 +106,7 @@ def learn(runs: Sequence[Run], base: Callable[[Run], Policy] | None = None) -> L
                     commands[shape(event.argv, name, None)] += deed.count
     secret_read, secret_write = _secrets(runs, "block"), _secrets(runs, "block", "protect")
     written = fold(writes, WRITES, secret_write)
-    read = [line for line in fold(reads, READS, secret_read) if not any(one.covers(line.steps) for one in written)]
+    read = [line for line in fold(reads, READS, secret_read) if not any(one.covers(line) for one in written)]
     learned.lists["files.read"] = [(line.text, _evidence(line)) for line in read]
     learned.lists["files.write"] = [(line.text, _evidence(line)) for line in written]
     learned.lists |= net.lists()
@@ -124,6 +132,22 @@ def exceptions(runs: Iterable[Run], policies: Iterable[Policy]) -> Iterator[tupl
                 asked = decision.action == ASK and deed.decision.action != ASK
                 if decision.action == BLOCK or asked:
                     yield run, deed, decision
+
+
+def without_idle(learned: Learned, policies: Sequence[Policy]) -> bool:
+    """Leave out the lines taken over that cannot matter beside what was learned, as *policies* have it for each run.
+    Whether there were any.
+    """
+    from agent_safety_layer.policy.differences import idle
+
+    unused = [{(line.key, line.text) for line in idle(policy)} for policy in policies]
+    never = set.intersection(*unused) if unused else set()
+    found = False
+    for key, lines in learned.carried.items():
+        kept = [line for line in lines if (key, line[0]) not in never]
+        found |= len(kept) < len(lines)
+        learned.carried[key] = kept
+    return found
 
 
 # What one operation needs
@@ -179,8 +203,8 @@ class _Destinations:
         elif event.kind == "net.dns":
             self.lookups[event.host.lower().rstrip(".")] += count
         elif event.path or event.proto == "unix":
-            steps = run.steps(event.path) if event.path.startswith("/") else (event.path,)
-            self.sockets[steps].count += count
+            if event.path.startswith(("/", "@")):  # an unnamed one is nothing that a line could name
+                self.sockets[run.steps(event.path) if event.path.startswith("/") else (event.path,)].count += count
         else:
             for text in self._reached(event):
                 self.hosts[text] += count
@@ -218,9 +242,7 @@ class _Destinations:
         if self.public:
             found["network.listen"] = [(text, f"{count}x") for text, count in sorted(self.listening.items())]
         if self.sockets:
-            found["network.unix"] = [
-                ("/".join(steps), f"{use.count}x") for steps, use in sorted(self.sockets.items()) if steps != ("",)
-            ]
+            found["network.unix"] = [("/".join(steps), f"{use.count}x") for steps, use in sorted(self.sockets.items())]
         return found
 
 
@@ -265,8 +287,8 @@ def _lines_against(secrets: Policy, event: Event) -> Iterator[tuple[str, str]]:
             yield match.key, match.text
 
 
-def _secrets(runs: Sequence[Run], *keys: str) -> Callable[[Steps], bool]:
-    """Whether there is a place for secrets at or below a folder, or above it, in any of the runs.
+def _secrets(runs: Sequence[Run], *keys: str) -> Callable[[Steps], str]:
+    """Where a path stands to places for secrets in any of the runs: ``within`` one, ``around`` one, or neither.
 
     Places are known by name. Patterns that can match in any folder (``${WORKSPACE}/**/.env``) would forbid to fold
     anything: they hold in the learned policy as they are.
@@ -283,12 +305,9 @@ def _secrets(runs: Sequence[Run], *keys: str) -> Callable[[Steps], bool]:
         indexes.append((run, index))
 
     @cache
-    def secret(steps: Steps) -> bool:
-        for run, index in indexes:
-            found, alive = index.walk(_concrete(run, steps))
-            if found or alive:
-                return True
-        return False
+    def secret(steps: Steps) -> str:
+        walked = [index.walk(_concrete(run, steps)) for run, index in indexes]
+        return "within" if any(found for found, _ in walked) else "around" if any(alive for _, alive in walked) else ""
 
     return secret
 

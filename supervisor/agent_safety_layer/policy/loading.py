@@ -45,7 +45,7 @@ _LIMITS = (  # in the order of the fields of ``Limits``
     *("wall_time", "cpu_time", "memory", "processes", "open_files", "file_size", "output"),
     *("written", "operations", "idle_time", "cpu", "grace"),
 )
-_BUILT_IN = (*PROFILES, "secrets")
+BUILT_IN = (*PROFILES, "secrets")
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "profiles")
 
 
@@ -110,7 +110,7 @@ class _Loader:
 
     def source(self, source: str, *, beside: str = "", at: tuple[str, int] = ("", 0)) -> Draft:
         """The joined draft of a profile or file; ``beside`` is the file whose ``extends`` (at *at*) names it."""
-        if source in _BUILT_IN:
+        if source in BUILT_IN:
             path, shown = profile_path(source), f"profiles/{source}.yaml"
         elif "/" in source or source.endswith((".yaml", ".yml")) or (not beside and os.path.exists(source)):
             path = os.path.join(os.path.dirname(beside), source) if beside else source
@@ -136,7 +136,7 @@ class _Loader:
                     self.wrong(str(error), at, "extends")
                 return self.known.setdefault(real, Draft())
             self.sources[shown] = digest
-            if source not in _BUILT_IN:
+            if source not in BUILT_IN:
                 self.own += [real, os.path.abspath(path)]
             self.open.append(real)
             self.known[real] = self._joined(draft, path, shown)
@@ -317,4 +317,4 @@ def _node(value: Any) -> Any:
     return value, 0
 
 
-__all__ = ["ADMINISTRATOR", "DEFAULT", "PROFILES", "load", "load_text", "profile_path"]
+__all__ = ["ADMINISTRATOR", "BUILT_IN", "DEFAULT", "PROFILES", "load", "load_text", "profile_path"]

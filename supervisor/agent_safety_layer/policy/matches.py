@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _REACH = ("net.connect", "net.send", "net.dns")
 _SERVE = ("net.bind", "net.listen")
-_STEPS = 12
+_STEPS = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def written(event: Event) -> str:
         port = event.port if event.kind != "net.dns" else 0
         said = with_port(event.host or event.ip, port)
         return f"{event.kind} {said} ({event.ip})" if event.host and event.ip else f"{event.kind} {said}"
-    return f"{event.kind} {text_of_event(event)}".rstrip()
+    return f"{event.kind} {event.path if event.kind.startswith('net.') else text_of_event(event)}".rstrip()
 
 
 def _example(kind: str) -> str:

@@ -12,7 +12,7 @@ fits and that folds decides; what no tier folds is named itself. No tier folds i
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ READS = (
     Tier("/sys", 3, 1),
     Tier("/dev", 0, 0),
     Tier("/proc", 0, 0),
+    *(Tier(prefix, 0, 0) for prefix in ("~/.cache", "~/.config", "~/.local")),
     Tier("~/.", 0, 2),
     Tier("~", 1, 3, direct=True),
     Tier("", 2, 3, direct=True),
@@ -58,6 +59,7 @@ WRITES = (
     *(Tier(prefix, 1, 2) for prefix in ("~/.cache", "~/.config", "~/.local/share", "~/.local/lib", "~/.local/state")),
     Tier("/dev", 0, 0),
     Tier("/proc", 0, 0),
+    *(Tier(prefix, 0, 0) for prefix in ("~/.cache", "~/.config", "~/.local")),
     Tier("~/.", 0, 2),
     Tier("~", 1, 3, direct=True),
     Tier("", 2, 3, direct=True),
@@ -102,21 +104,21 @@ class Line:
         said = "/".join(self.steps) + self.wild or "/"
         return f"{said.rstrip('/')}/." if self.alone else said
 
-    def covers(self, steps: Steps) -> bool:
-        """Whether the line stands for this path."""
+    def covers(self, other: Line) -> bool:
+        """Whether the line stands for all that the other one does."""
+        mine, its = self.steps, other.steps
         if self.alone:
-            return steps == self.steps
+            return other.alone and its == mine
         if self.wild:
             return (
-                len(steps) >= len(self.steps)
-                and steps[: len(self.steps) - 1] == self.steps[:-1]
-                and (steps[len(self.steps) - 1].startswith(self.steps[-1]))
+                its[: len(mine) - 1] == mine[:-1] and len(its) >= len(mine) and its[len(mine) - 1].startswith(mine[-1])
             )
-        return steps[: len(self.steps)] == self.steps
+        return its[: len(mine)] == mine and (not other.wild or len(its) > len(mine))
 
 
-def fold(uses: Mapping[Steps, Use], tiers: Iterable[Tier], secret: Callable[[Steps], bool]) -> list[Line]:
-    """The lines that stand for all of *uses*. ``secret(folder)``: something in the folder is to be kept from programs.
+def fold(uses: Mapping[Steps, Use], tiers: Iterable[Tier], secret: Callable[[Steps], str]) -> list[Line]:
+    """The lines that stand for all of *uses*. ``secret(path)`` is ``within`` when the path is, or lies in, a place for
+    secrets, ``around`` when such a place lies below it, else empty.
 
     Postcondition: every path is covered by a line, and no line but one for a single path covers a secret.
     """
@@ -125,7 +127,12 @@ def fold(uses: Mapping[Steps, Use], tiers: Iterable[Tier], secret: Callable[[Ste
     lines: dict[tuple[Steps, bool, str], tuple[int, int]] = {}
     for steps, use in uses.items():
         place, wild = _folded(steps, use, tiers, shape, secret)
-        alone = place == steps and not wild and (use.folder or secret(steps)) and not _whole(steps, use, shape, secret)
+        alone = (
+            place == steps
+            and not wild
+            and (use.folder or secret(steps) == "around")
+            and not _whole(steps, use, shape, secret)
+        )
         count, paths = lines.get((place, alone, wild), (0, 0))
         lines[place, alone, wild] = count + use.count, paths + 1
     made = [Line(place, count, paths, alone, wild) for (place, alone, wild), (count, paths) in lines.items()]
@@ -134,21 +141,18 @@ def fold(uses: Mapping[Steps, Use], tiers: Iterable[Tier], secret: Callable[[Ste
 
 def joined(lines: Iterable[Line]) -> list[Line]:
     """The lines less those that others cover, which take over their counts; sorted."""
-    kept: dict[Steps, Line] = {}
-    wild: list[Line] = []
+    kept: dict[tuple[Steps, bool, str], Line] = {}
+    wild: list[tuple[Steps, bool, str]] = []
     for line in sorted(lines, key=lambda line: (len(line.steps), line.alone, bool(line.wild))):
-        above = (kept.get(line.steps[:depth]) for depth in range(1, len(line.steps) + 1))
-        over = next((one for one in above if one is not None and one.covers(line.steps)), None)
-        over = over or next((one for one in wild if one.covers(line.steps)), None)
-        if over is None:
-            kept[line.steps] = line
+        key = (line.steps, line.alone, line.wild)
+        above = ((line.steps[:depth], False, "") for depth in range(1, len(line.steps) + 1))
+        over = next((one for one in (*above, *wild) if one in kept and kept[one].covers(line)), key)
+        found = kept.get(over)
+        if found is None:
+            kept[key] = line
+            wild += [key] if line.wild else []
         else:
-            count, paths = over.count + line.count, over.paths + line.paths
-            kept[over.steps] = Line(over.steps, count, paths, over.alone, over.wild)
-            wild = [one for one in wild if one is not over]
-        one = kept[(over or line).steps]
-        if one.wild:
-            wild.append(one)
+            kept[over] = replace(found, count=found.count + line.count, paths=found.paths + line.paths)
     return sorted(kept.values(), key=lambda line: (_rank(line.steps[0]), line.steps))
 
 
@@ -173,7 +177,7 @@ class _Shape:
 
 
 def _folded(
-    steps: Steps, use: Use, tiers: tuple[Tier, ...], shape: _Shape, secret: Callable[[Steps], bool]
+    steps: Steps, use: Use, tiers: tuple[Tier, ...], shape: _Shape, secret: Callable[[Steps], str]
 ) -> tuple[Steps, str]:
     """The folder (or the path itself) that stands for *steps*, and the wildcard to put behind it."""
     if steps[0] == "${WORKSPACE}":
@@ -216,7 +220,7 @@ def _temporary(steps: Steps, tiers: tuple[Tier, ...]) -> tuple[Steps, str]:
     return steps, ""
 
 
-def _whole(steps: Steps, use: Use, shape: _Shape, secret: Callable[[Steps], bool]) -> bool:
+def _whole(steps: Steps, use: Use, shape: _Shape, secret: Callable[[Steps], str]) -> bool:
     """Whether a folder stands for what is in it, too: it was made, and none below it was made after it."""
     return use.made and steps not in shape.made_below and not secret(steps)
 

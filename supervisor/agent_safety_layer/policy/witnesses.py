@@ -13,12 +13,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from agent_safety_layer.events import FILE_KINDS, GROUPS, Event
-from agent_safety_layer.policy.files import DEVICES
+from agent_safety_layer.policy.files import DEVICES, covers_all
 from agent_safety_layer.policy.globs import PathIndex, Wildcard, follow
 from agent_safety_layer.policy.hosts import parse_ip
+from agent_safety_layer.policy.remedies import BUILT_IN
 
 if TYPE_CHECKING:
-    Item = tuple[str, str]  # the list that a pattern is in, and the pattern
+    Item = tuple[str, str]  # what a pattern stands in, and the pattern
     from collections.abc import Iterable, Iterator
 
     from agent_safety_layer.policy.globs import Node
@@ -27,17 +28,21 @@ if TYPE_CHECKING:
 PATHS = 20_000
 HOSTS = 400
 _FILLS = ("example", "other")
+_CHOICES = 4
 _PORTS = (22, 80, 443)
 _HOSTS = (("host.example", ""), ("", "203.0.113.7"), ("", "10.0.0.1"), ("", "127.0.0.1"), ("", "169.254.169.254"))
 _PID = 1
 
 
-def events(policies: Iterable[Policy]) -> Iterator[Event]:
-    """The operations that tell the policies apart, the simplest of a kind first. One process does them all."""
+def events(policies: Iterable[Policy], *, apart: bool = False) -> Iterator[Event]:
+    """The operations that tell the policies apart, the simplest of a kind first. One process does them all.
+
+    ``apart`` is as for ``paths``.
+    """
     layers = [layer for policy in policies for layer in policy.layers]
-    file_kinds = ("file.read", "file.write", *(kind for kind in FILE_KINDS if _ruled(layers, kind)))
+    file_kinds = ("file.read", "file.write", "file.delete", *(kind for kind in FILE_KINDS if _ruled(layers, kind)))
     sockets = any(layer.network is not None for layer in layers)
-    for path in paths(layers):
+    for path in paths(layers, apart=apart):
         for kind in dict.fromkeys(file_kinds):
             second = path if kind in ("file.rename", "file.link") else ""
             yield Event(kind, pid=_PID, path=path, path2=second)
@@ -63,10 +68,13 @@ def conditions(layer: Layer) -> Iterator[Condition]:
 # Paths
 
 
-def paths(layers: Iterable[Layer], limit: int = PATHS) -> Iterator[str]:
-    """Example paths, short ones first; at most *limit* places are looked at."""
+def paths(layers: Iterable[Layer], *, apart: bool = False, limit: int = PATHS) -> Iterator[str]:
+    """Example paths, short ones first; at most *limit* places are looked at.
+
+    ``apart`` is whether lines of the same list are told apart, too, other than those of built-in profiles.
+    """
     index: PathIndex[Item] = PathIndex()
-    for item, form in _path_forms(layers):
+    for item, form in _path_forms(layers, apart):
         index.add(form, (item, form))
     found, active = index.start()
     todo: deque[tuple[str, list[Node[Item]], frozenset[str]]] = deque([("", active, frozenset(i for i, _ in found))])
@@ -74,12 +82,12 @@ def paths(layers: Iterable[Layer], limit: int = PATHS) -> Iterator[str]:
     shown: set[Item] = set()
     yield "/"
     while todo and limit:
-        path, active, below = todo.popleft()
+        path, active, above = todo.popleft()
         limit -= 1
         for name in _names(active):
             reached: list[Item] = []
             following = follow(active, name, reached)
-            held = below.union(item for item, _ in reached)
+            held = above.union(item for item, _ in reached)
             # Where the same patterns can still match, and what matched came from the same lists, goes on the same way.
             place = (frozenset(map(id, following)), held)
             if place not in seen or not shown.issuperset(reached):
@@ -90,15 +98,15 @@ def paths(layers: Iterable[Layer], limit: int = PATHS) -> Iterator[str]:
                 todo.append((f"{path}/{name}", following, held))
 
 
-def _path_forms(layers: Iterable[Layer]) -> Iterator[Item]:
-    """Every path pattern with the name of the list that it is in."""
+def _path_forms(layers: Iterable[Layer], apart: bool) -> Iterator[Item]:
+    """Every path pattern with what tells it from others: the list that it is in, or more."""
     for device in DEVICES:
         yield "devices", device
     for number, layer in enumerate(layers):
         for key, entry in _path_entries(layer):
-            for form in entry.forms:
-                if form.startswith(("/", "**")):
-                    yield f"{number} {key}", form
+            alone = covers_all(entry) or (apart and not entry.origin.startswith(BUILT_IN))
+            item = f"{number} {key} {entry.text}" if alone else f"{number} {key}"
+            yield from ((item, form) for form in entry.forms if form.startswith(("/", "**")))
 
 
 def _path_entries(layer: Layer) -> Iterator[tuple[str, Entry]]:
@@ -127,7 +135,11 @@ def _names(active: list[Node[Item]]) -> Iterator[str]:
             wildcards.update((text, wildcard) for text, (wildcard, _) in table.items())
     some = list(wildcards.values())
     for wildcard in some:
-        yield from (name for fill in (*_FILLS, "") if (name := instance(wildcard, fill)) not in ("", ".", ".."))
+        for fill in (*_FILLS, ""):
+            for choice in range(_CHOICES):
+                name = instance(wildcard, fill, choice)
+                if name not in ("", ".", ".."):
+                    yield name
     for first in some[:40]:  # what two of them match
         for second in some[:40]:
             head, tail = first.chunks[0], second.chunks[-1]
@@ -136,20 +148,20 @@ def _names(active: list[Node[Item]]) -> Iterator[str]:
                 yield name
 
 
-def instance(wildcard: Wildcard, fill: str) -> str:
-    """A text that the wildcard matches, with *fill* for each star."""
-    return fill.join("".join(_one(atom) for atom in chunk) for chunk in wildcard.chunks)
+def instance(wildcard: Wildcard, fill: str, choice: int = 0) -> str:
+    """A text that the wildcard matches, with *fill* for each star; *choice* picks a class's characters."""
+    return fill.join("".join(_one(atom, choice) for atom in chunk) for chunk in wildcard.chunks)
 
 
-def _one(atom: Any) -> str:
-    if atom is None:
-        return "x"
+def _one(atom: Any, choice: int) -> str:
     if isinstance(atom, str):
         return atom
-    negated, ranges = atom
-    if not negated:
-        return str(ranges[0][0])
-    return next(c for c in "xy.09-_AZ~#" if not any(low <= c <= high for low, high in ranges))
+    negated, ranges = atom or (True, ())
+    if negated:
+        fitting = [c for c in "xy.09-_AZ~#" if not any(low <= c <= high for low, high in ranges)]
+    else:
+        fitting = [c for edges in ranges for c in edges]
+    return str(fitting[choice % len(fitting)])
 
 
 # Hosts
