@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent_safety_layer.policy.globs import Wildcard
+from agent_safety_layer.policy.globs import Node, Wildcard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,14 +31,17 @@ def environment(policy: Policy, variables: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Names:
-    """Name patterns: plain ones in a set, wildcards in a list."""
+    """Name patterns, found as those of one segment of a path are."""
 
-    __slots__ = ("_plain", "_wild")
+    __slots__ = ("_node",)
 
     def __init__(self, entries: tuple[Entry, ...]) -> None:
-        wildcards = [Wildcard(form) for entry in entries for form in entry.forms]
-        self._plain = {wildcard.literal() for wildcard in wildcards}
-        self._wild = [wildcard for wildcard in wildcards if wildcard.literal() is None]
+        self._node: Node[None] = Node()
+        for entry in entries:
+            for form in entry.forms:
+                wildcard = Wildcard(form)
+                literal = wildcard.literal()
+                self._node.child(wildcard if literal is None else literal)
 
     def fit(self, name: str) -> bool:
-        return name in self._plain or any(wildcard.matches(name) for wildcard in self._wild)
+        return bool(self._node.step(name))

@@ -32,6 +32,7 @@ else:
 BRACE_LIMIT = 512
 _EMPTY: Any = {}  # never changed
 _META = frozenset("*?[\\")
+_HARD = frozenset("?[\\")
 _SPECIAL = frozenset("*?[]{}\\")
 
 
@@ -103,7 +104,7 @@ class Wildcard:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.chunks: tuple[Chunk, ...] = tuple(_chunks(text))
+        self.chunks: tuple[Chunk, ...] = _plain_chunks(text) if _HARD.isdisjoint(text) else tuple(_chunks(text))
 
     def matches(self, text: str) -> bool:
         """Whether the whole of *text* fits."""
@@ -149,6 +150,14 @@ def _one(atom: str | Class | None, c: str) -> bool:
         return atom == c
     negated, ranges = atom
     return any(low <= c <= high for low, high in ranges) != negated
+
+
+def _plain_chunks(text: str) -> tuple[Chunk, ...]:
+    """The stretches between the stars of a wildcard that has nothing but stars."""
+    first, *others = text.split("*")
+    if not others:
+        return (first,)
+    return (first, *(chunk for chunk in others[:-1] if chunk), others[-1])
 
 
 def _chunks(text: str) -> Iterator[Chunk]:
