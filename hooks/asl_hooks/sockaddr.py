@@ -3,12 +3,24 @@ import."""
 
 from __future__ import annotations
 
-from _socket import inet_ntop, inet_pton
-
 from asl_hooks.value import value
 
 AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 0, 1, 2, 10, 16
 LONGEST = 128  # sizeof(struct sockaddr_storage)
+
+
+def inet_ntop(family: int, packed: bytes) -> str:
+    """As in ``socket``, which only runs that use the network load."""
+    from _socket import inet_ntop
+
+    return inet_ntop(family, packed)
+
+
+def inet_pton(family: int, ip: str) -> bytes:
+    """The way back."""
+    from _socket import inet_pton
+
+    return inet_pton(family, ip)
 
 
 @value

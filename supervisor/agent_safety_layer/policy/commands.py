@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from agent_safety_layer.policy import paths
 from agent_safety_layer.policy.globs import PathIndex, Wildcard, expand_braces
 from agent_safety_layer.policy.model import Entry
 
@@ -42,6 +41,8 @@ def parse(pattern: str) -> tuple[bool, tuple[Any, ...]]:
     braces expanded. ``ValueError`` says what is wrong with it.
     """
     if pattern.startswith(("/", "~", "${", "**/")) and " " not in pattern:
+        from agent_safety_layer.policy import paths
+
         return True, paths.parse(pattern)
     found = tuple(expand_braces(pattern))
     for form in found:

@@ -11,13 +11,13 @@ from _stat import S_IFDIR, S_IFLNK
 from agent_safety_layer.events import ALLOW, ASK, BLOCK, RANK, Decision, Event, strictest
 from agent_safety_layer.policy.commands import CommandIndex, basename, called, everything, vouched
 from agent_safety_layer.policy.files import FilesJudge
-from agent_safety_layer.policy.model import Entry, Exec, Layer, Policy
-from agent_safety_layer.policy.network import NetworkJudge
+from agent_safety_layer.policy.model import Entry, Exec, Layer, Network, Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent_safety_layer.policy.network import NetworkJudge
     from agent_safety_layer.policy.ruleset import RuleSet
     from agent_safety_layer.policy.state import State
 
@@ -74,11 +74,12 @@ class Judge:
 class LayerJudge:
     """One layer made ready. Sections that it does not have are None."""
 
-    __slots__ = ("commands", "files", "network", "rules")
+    __slots__ = ("_layer", "_network", "commands", "files", "rules")
 
     def __init__(self, layer: Layer) -> None:
         self.files = FilesJudge(layer.files) if layer.files is not None else None
-        self.network = NetworkJudge(layer.network) if layer.network is not None else None
+        self._layer = layer
+        self._network: NetworkJudge | None = None
         self.commands = ExecJudge(layer.exec) if layer.exec is not None else None
         self.rules: RuleSet | None = None
         if layer.rules:
@@ -86,13 +87,21 @@ class LayerJudge:
 
             self.rules = RuleSet(layer.rules)
 
+    def _about_networks(self, section: Network) -> NetworkJudge:
+        """Made when first needed: a run without a socket call does without."""
+        if self._network is None:
+            from agent_safety_layer.policy.network import NetworkJudge
+
+            self._network = NetworkJudge(section)
+        return self._network
+
     def answers(self, kind: str) -> list[Answer]:
         """What in this layer has something to say about events of *kind*."""
         found: list[Answer] = []
         if self.files is not None and kind in _FILE_ANSWERS:
             found.append(_FILE_ANSWERS[kind](self.files))
-        if self.network is not None and kind in _NET_ANSWERS:
-            found.append(_NET_ANSWERS[kind](self.network))
+        if self._layer.network is not None and kind in _NET_ANSWERS:
+            found.append(_NET_ANSWERS[kind](self._about_networks(self._layer.network)))
         if self.commands is not None and kind == "process.exec":
             found.append(self.commands.run)
         if kind == "process.deny":

@@ -46,9 +46,10 @@ _REFUSING = ("block", "ask", "protect")
 class Tree(Protocol):
     """The file system, as far as planning looks at it. Paths are canonical; symbolic links count as absent."""
 
-    def children(self, path: str) -> list[tuple[str, str]] | None:
+    def children(self, path: str, programs: bool = True) -> list[tuple[str, str]] | None:
         """Names and kinds (``folder``, ``program`` for a file that can be executed, ``file``) of what is in a folder;
-        None when it cannot be listed. Devices, sockets and the like are left out."""
+        None when it cannot be listed. Devices, sockets and the like are left out. Without ``programs`` they may count
+        as files: to tell takes a look at each."""
 
     def exists(self, path: str) -> bool:
         """Whether something is there."""
@@ -201,7 +202,7 @@ class _Planner:
     def _candidates(self, path: str, active: list[Node[str]]) -> Iterable[tuple[str, str]]:
         """The children of *path* that could matter to the active nodes; probed by name where only names are wanted."""
         if any(node.wild() for node in active):
-            return self.tree.children(path or "/") or ()
+            return self.tree.children(path or "/", programs=False) or ()
         names = {name for node in active for name in node.names}
         return [(name, FOLDER) for name in names if self.tree.exists(f"{path}/{name}")]
 
@@ -305,11 +306,11 @@ class System:
         self._root = os.geteuid() == 0
         self._writable: dict[str, bool] = {}
 
-    def children(self, path: str) -> list[tuple[str, str]] | None:
+    def children(self, path: str, programs: bool = True) -> list[tuple[str, str]] | None:
         """See ``Tree``."""
         try:
             with os.scandir(path) as entries:
-                return [(entry.name, kind) for entry in entries if (kind := _kind(entry))]
+                return [(entry.name, kind) for entry in entries if (kind := _kind(entry, programs))]
         except OSError:
             return None
 
@@ -336,14 +337,12 @@ class System:
         return os.path.lexists(parent) or self.sealed(parent)
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
-    if entry.is_symlink():
-        return ""
-    if entry.is_dir():
+def _kind(entry: os.DirEntry[str], programs: bool) -> str:
+    if entry.is_dir(follow_symlinks=False):
         return FOLDER
-    if not entry.is_file():
+    if not entry.is_file(follow_symlinks=False):
         return ""
-    return PROGRAM if entry.stat().st_mode & 0o111 else FILE
+    return PROGRAM if programs and entry.stat(follow_symlinks=False).st_mode & 0o111 else FILE
 
 
 __all__ = ["FILE", "FOLDER", "PROGRAM", "Bounds", "Plan", "System", "Tree", "plan"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from agent_safety_layer.events import RANK, Decision, Event
 from agent_safety_layer.policy.commands import CommandIndex
 from agent_safety_layer.policy.globs import PathIndex
-from agent_safety_layer.policy.hosts import HostIndex, event_ip
 from agent_safety_layer.policy.model import Condition, Rule
 from agent_safety_layer.policy.wording import text_of_event
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from agent_safety_layer.policy.decision import Answer
+    from agent_safety_layer.policy.hosts import HostIndex
     from agent_safety_layer.policy.state import State
 
 
@@ -45,7 +45,11 @@ class Matcher:
         self._on = frozenset(condition.on)
         path, host, argv = condition.path, condition.host, condition.argv
         self._paths: PathIndex[bool] | None = PathIndex((form, True) for form in path.forms) if path else None
-        self._hosts = HostIndex((host,)) if host else None
+        self._hosts: HostIndex | None = None
+        if host:
+            from agent_safety_layer.policy.hosts import HostIndex
+
+            self._hosts = HostIndex((host,))
         self._commands = CommandIndex((argv,)) if argv and argv.text != "*" else None
         self._regex = Patterns((condition.match,)) if condition.match else None
 
@@ -58,6 +62,8 @@ class Matcher:
             return False
         hosts = self._hosts
         if hosts is not None:
+            from agent_safety_layer.policy.hosts import event_ip
+
             port = -1 if event.kind == "net.dns" else event.port
             if hosts.find(*event_ip(event), port) is None and hosts.find_any(port) is None:
                 return False
