@@ -157,7 +157,8 @@ def build(ruleset: Ruleset) -> tuple[int, tuple[str, ...]]:
             ) from error
         raise BackendError("landlock_create_ruleset", error.errno or 0) from error
     try:
-        skipped = [path for path, access in ruleset.paths if not _grant(fd, path, access & ruleset.fs)]
+        grant = landlock.add_path
+        skipped = [path for path, access in ruleset.paths if not _grant(grant, fd, path, access & ruleset.fs)]
         for port, access in ruleset.ports:
             landlock.add_port(fd, access, port)
     except OSError as error:
@@ -166,10 +167,8 @@ def build(ruleset: Ruleset) -> tuple[int, tuple[str, ...]]:
     return fd, tuple(skipped)
 
 
-def _grant(ruleset: int, path: str, access: int) -> bool:
+def _grant(grant: Callable[[int, int, int], None], ruleset: int, path: str, access: int) -> bool:
     """Whether *path* was there. It is not followed if it is a link: what it leads to is not what was meant."""
-    from asl_hooks._abi import landlock
-
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
@@ -180,7 +179,7 @@ def _grant(ruleset: int, path: str, access: int) -> bool:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             access &= _OF_A_FILE
         if access:
-            landlock.add_path(ruleset, access, fd)
+            grant(ruleset, access, fd)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
     finally:

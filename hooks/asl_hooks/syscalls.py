@@ -467,6 +467,7 @@ class Syscall:
 
 _specs: dict[str, Syscall] = {}
 _tags: dict[str, tuple[str, ...]] = {}
+_tagged: dict[str, tuple[str, ...]] = {}
 _numbers: dict[int, dict[str, int]] = {}
 _names: dict[int, dict[int, str]] = {}
 
@@ -537,7 +538,20 @@ def tags() -> dict[str, tuple[str, ...]]:
 
 def tagged(tag: str) -> tuple[str, ...]:
     """The names of the calls that bear *tag*, on whichever architecture they exist. ``KeyError`` for an unknown tag."""
-    return tags()[tag]
+    found = _tagged.get(tag)
+    if found is None:
+        names = []
+        at = _TABLE.find(f" {tag}")
+        while at >= 0:  # without reading the other five hundred lines
+            start, end = _TABLE.rfind("\n", 0, at) + 1, _TABLE.index("\n", at)
+            head, _, tail = _TABLE[start:end].partition(")")
+            if not head.startswith("#") and tag in tail.split():
+                names.append(head[: head.index("(")])
+            at = _TABLE.find(f" {tag}", end)
+        if not names:
+            raise KeyError(tag)
+        found = _tagged[tag] = tuple(names)
+    return found
 
 
 def table() -> tuple[Syscall, ...]:

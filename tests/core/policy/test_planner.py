@@ -32,7 +32,7 @@ class Fake:
                 here = here.rpartition("/")[0]
                 self.kinds[here] = FOLDER
 
-    def children(self, path: str) -> list[tuple[str, str]] | None:
+    def children(self, path: str, programs: bool = True) -> list[tuple[str, str]] | None:
         if self.kinds.get(path) != FOLDER:
             return None
         self.looks += 1
