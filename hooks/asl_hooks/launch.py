@@ -93,6 +93,9 @@ def launch(spec: LaunchSpec) -> Launched:
     1, 2 and ``keep`` are open in it when it execs. Raises ``UnsupportedError`` or ``BackendError`` naming the step that
     the kernel refused; nothing is left running.
     """
+    if spec.network:
+        from asl_hooks import netns  # noqa: F401  # once, here: the child would pay for its own copy
+
     control_r, control_w = os.pipe2(os.O_CLOEXEC)
     status_r, status_w = os.pipe2(os.O_CLOEXEC)
     ready_r, ready_w = os.pipe2(os.O_CLOEXEC)
@@ -279,7 +282,9 @@ def candidates(program: str, environment: Mapping[str, str]) -> list[bytes]:
     if b"/" in encoded:
         return [encoded]
     path = os.fsencode(environment.get("PATH", os.defpath))
-    return [os.path.join(folder or b".", encoded) for folder in path.split(b":")]
+    every = [os.path.join(folder or b".", encoded) for folder in path.split(b":")]
+    # Each try is a stopped call. Where nothing is now, only the error of the last one is of interest.
+    return [found for found in every if os.path.lexists(found)] or every[-1:]
 
 
 def _exec(
