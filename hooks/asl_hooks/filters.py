@@ -32,6 +32,11 @@ _NAMESPACES = (
     | k.CLONE_NEWNET
 )
 _INET = (k.AF_INET, k.AF_INET6)
+# What makes an open more than reading a file. Folders are listed by O_DIRECTORY.
+_MORE = {
+    k.AUDIT_ARCH_X86_64: k.O_ACCMODE | k.O_CREAT | k.O_TRUNC | k.O_TMPFILE | k.O_DIRECTORY_X86,
+    k.AUDIT_ARCH_AARCH64: k.O_ACCMODE | k.O_CREAT | k.O_TRUNC | k.O_TMPFILE | k.O_DIRECTORY_ARM,
+}
 
 _CONDITIONS = (
     # CLONE_UNTRACED and CLONE_PARENT would put a child out of the supervisor's sight, or make it the supervisor's own.
@@ -145,6 +150,7 @@ def build(
     ask: int = NOTIFY,
     report: bool = False,
     keep_dumpable: bool = False,
+    reads: bool = True,
 ) -> Filter:
     """The filter for *arch* under which the calls tagged with one of *notified* (tags of ``asl_hooks.syscalls``) are
     asked about, in addition to what always fails.
@@ -154,6 +160,9 @@ def build(
     without ``report`` tells the errno (``Filter.verdict``). With ``keep_dumpable``, ``prctl(PR_SET_DUMPABLE, 0)``
     returns success and does nothing: a supervisor without capabilities cannot read the memory of a process that is not
     dumpable.
+
+    Without ``reads``, opens that neither write, create nor list are not asked about, so far as their flags are in a
+    register: openat2(2) still is.
 
     ``thread`` among *notified* asks about new threads too, where ``fork`` alone asks about new processes.
 
@@ -176,6 +185,8 @@ def build(
     if report:
         rules = [Rule(r.calls, ask, r.when) if r.verdict == fail(EPERM) else r for r in rules]
     narrowed = {name: when for name, when in _NARROWED.items() if name != "clone" or "thread" not in notified}
+    if not reads:
+        narrowed |= {"open": ((any_of(1, _MORE[arch]),),), "openat": ((any_of(2, _MORE[arch]),),)}
     for tag in syscalls.tags():
         if tag in notified:
             names = syscalls.tagged(tag)

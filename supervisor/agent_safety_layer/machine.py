@@ -43,6 +43,7 @@ class Machine:
         self.isolates = not without & {"userns", "netns"}
         self._lost: tuple[str, ...] = ()  # of the Landlock rights and scopes that were wanted
         self._landlocked = False
+        self._bounds_reads = False  # reads go on without being stopped
         self._counts_threads = False  # no cgroup bounds them, so each new one has to be asked about
 
     def ruleset(self, plan: Plan) -> Domain:
@@ -60,6 +61,7 @@ class Machine:
         fitting, self._lost = landlock.downgrade(wanted, self.abi)
         fd, skipped = landlock.build(fitting)
         self._landlocked = True
+        self._bounds_reads = plan.unseen_reads
         gone = set(skipped)
         read, write = (tuple(path for path in part if path not in gone) for part in (plan.read, plan.write))
         return Domain(fd, read, write, fitting.log)
@@ -73,7 +75,9 @@ class Machine:
         if self._counts_threads:
             notified.update(COUNTED_TAGS)
         truncates = self._landlocked and "fs.truncate" not in self._lost
-        return Kernel(frozenset(notified), scopes_signals=scoped, bounds_truncate=truncates)
+        return Kernel(
+            frozenset(notified), scopes_signals=scoped, bounds_truncate=truncates, bounds_reads=self._bounds_reads
+        )
 
     def enforced(self, policy: Policy, *, isolated: bool) -> tuple[tuple[str, str], ...]:
         """The mechanisms that hold, with what each enforces. ``isolated``: the tree has a network of its own."""
@@ -82,6 +86,13 @@ class Machine:
         ]
         if self._landlocked:
             found.append(("landlock", f"ABI {self.abi}: what is waved through stays inside the allowed folders"))
+        if self._bounds_reads:
+            found.append(
+                (
+                    "reads",
+                    "files are read within landlock's bounds, unseen: neither that nor a refusal is recorded",
+                )
+            )
         if self.verifies_exec:
             found.append(("ptrace", "what an exec really runs is verified before its first instruction"))
         if policy.enforced.guards_network:

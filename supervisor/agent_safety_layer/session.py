@@ -160,7 +160,7 @@ class Session:
         self._given = policy
         self._tell_gaps(policy)
         policy = self._guarded(policy, state_dir)
-        return policy, plan(policy.enforced, System())
+        return policy, plan(policy.enforced, System(), record=policy.record)
 
     def _tell_gaps(self, policy: Policy) -> None:
         """Say (with -v) what no policy speaks of: there all is allowed."""
@@ -217,7 +217,7 @@ class Session:
             self.tally = Tally(remedy=remedy)
             quiet = settings.verbosity < 0
             denials = Denials(self._stderr, fd=private.denials, colour=self._colour, quiet=quiet, remedy=remedy)
-            recorder = Recorder(writer, self.tally, denials)
+            recorder = Recorder(writer, self.tally, denials, reads=policy.record == "all")
             engine = self._engine(policy, plan, machine, ruleset, launched, recorder)
             tree = Tree(engine, launched, policy.limits, recorder, self._stderr, group, output)
             if self._host is not None:

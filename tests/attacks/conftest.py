@@ -45,8 +45,8 @@ def build(programs: Path) -> Build:
     return compiled
 
 
-# How much of it the kernel bounds: all that it can, no reads, nothing. Some tests add its first Landlock ABI, or take
-# the namespaces away.
+# How much of it the kernel bounds: all that it can, no reads, nothing. Some tests add its first Landlock ABI, take
+# the namespaces away, or ask for no record of reads.
 KINDS = ("waved", "served", "landlock")
 
 
@@ -54,7 +54,7 @@ KINDS = ("waved", "served", "landlock")
 def scene(request: pytest.FixtureRequest, tmp_path: Path, programs: Path) -> Iterator[Scene]:
     kind = request.param
     without = kind if kind.startswith(("landlock", "userns")) else ""
-    made = Scene(tmp_path, programs, served=kind == "served", without=without)
+    made = Scene(tmp_path, programs, served=kind == "served", without=without, unseen=kind == "unseen")
     yield made
     made.close()
 

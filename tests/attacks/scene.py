@@ -47,10 +47,11 @@ class Scene:
     ``without`` are mechanisms to go without.
     """
 
-    def __init__(self, base: Path, programs: Path, *, served: bool, without: str = "") -> None:
+    def __init__(self, base: Path, programs: Path, *, served: bool, without: str = "", unseen: bool = False) -> None:
         self.base = base
         self.without = without
         self.served = served
+        self.unseen = unseen
         self.ws = base / "ws"
         self.outside = base / "outside"
         self.programs = programs
@@ -94,7 +95,8 @@ class Scene:
             return ", ".join(f'"{entry}"' for entry in entries)
 
         path = self.base / "policy.yaml"
-        path.write_text(_POLICY % {"block": listed(blocked), "allow": listed(allow), "unix": listed(unix)})
+        record = "record: changes\n" if self.unseen else ""
+        path.write_text(record + _POLICY % {"block": listed(blocked), "allow": listed(allow), "unix": listed(unix)})
         return path
 
     def environment(self, more: Mapping[str, str] = {}) -> dict[str, str]:

@@ -61,7 +61,7 @@ if fd >= 0 and (not only or "openat" in only):
     native("linkat", fd, text(b""), AT, new[0], 0x1000)
 handle, mount = text(struct.pack("=Ii", 128, 0) + bytes(128)), text(bytes(8))
 if native("name_to_handle_at", AT, victim[0], handle, mount, 0) == 0:
-    root = os.open("/", os.O_RDONLY)
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     got = native("open_by_handle_at", root, handle, os.O_WRONLY)
     if got >= 0: os.write(got, b"OWNED")
 print("tried")
@@ -86,7 +86,7 @@ def _state(folder: Path) -> dict[str, object]:
 CONTROLS = ("open", "creat", "openat", "openat2", "truncate", "chmod", "utimes", "rename", "unlink", "link", "mkdirat")
 
 
-@pytest.mark.parametrize("scene", ["waved", "served", "landlock=1", "landlock"], indirect=True)
+@pytest.mark.parametrize("scene", ["waved", "served", "unseen", "landlock=1", "landlock"], indirect=True)
 def test_every_member(scene: Scene) -> None:
     before = _state(scene.outside)
     done = scene.bound(sys.executable, "-c", CODE, scene.outside)

@@ -5,7 +5,8 @@
     base/home      its home folder
 
 ``waved`` is the default profile as it is. ``served`` has a blocked ``.env`` beside ``p``: with a hole in the working
-directory every open is carried out by the supervisor.
+directory every open is carried out by the supervisor. ``unseen`` asks for no record of reads, so that opens for
+reading are not even stopped.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ ENTRY = (
     "import os; from agent_safety_layer.cli.supervise import main; "
     "main(frozenset(os.environ.pop('ASL_WITHOUT', '').split(',')) - {''})"
 )
-MODES = ("waved", "served")
+MODES = ("waved", "served", "unseen")
+UNSEEN = "version: 1\nextends: [workspace]\nrecord: changes\n"
 Tree = dict[str, str]
 Seed = Callable[[pathlib.Path], object]
 
@@ -83,6 +85,10 @@ class Place:
     def supervised(self, argv: Sequence[object], options: Sequence[object] = ()) -> list[str]:
         """The command line that runs *argv* inside."""
         chosen = ["-q", "-o", str(self.trace), *map(str, options)]
+        if self.mode == "unseen":
+            policy = self.base / "unseen.yaml"
+            policy.write_text(UNSEEN)
+            chosen += ["-p", str(policy)]
         return [sys.executable, "-c", ENTRY, *chosen, "--", *map(str, argv)]
 
     def outside(self, argv: Sequence[object], seed: Seed | None = None, *, timeout_s: float = 60, **more: str) -> Done:

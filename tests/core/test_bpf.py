@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT
 
@@ -228,6 +229,42 @@ def test_asked_calls_are_narrowed(arch: int, tag: str, name: str, args: tuple[in
     if expected == NOTIFY:
         assert answer(filters.build(arch, ()), name, *args) == ALLOW
         assert answer(filters.build(arch, {tag}, ask=trace(7)), name, *args) == trace(7)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "expected"),
+    [
+        ("openat", (3, 0x1000, os.O_RDONLY), ALLOW),
+        ("openat", (3, 0x1000, os.O_CLOEXEC | os.O_NOCTTY | os.O_PATH | os.O_NONBLOCK), ALLOW),
+        ("openat", (3, 0x1000, GARBAGE), ALLOW),  # above the 32 bits that the kernel looks at
+        ("openat", (3, 0x1000, os.O_WRONLY), NOTIFY),
+        ("openat", (3, 0x1000, os.O_RDWR), NOTIFY),
+        ("openat", (3, 0x1000, os.O_ACCMODE), NOTIFY),
+        ("openat", (3, 0x1000, os.O_RDONLY | os.O_CREAT, 0o600), NOTIFY),
+        ("openat", (3, 0x1000, os.O_RDONLY | os.O_TRUNC), NOTIFY),
+        ("openat", (3, 0x1000, os.O_RDONLY | os.O_TMPFILE), NOTIFY),
+        ("openat2", (3, 0x1000, 0x2000, 24), NOTIFY),  # its flags lie behind a pointer
+        ("mkdirat", (3, 0x1000, 0o700), NOTIFY),
+    ],
+)
+@pytest.mark.parametrize("arch", ARCHES)
+def test_reads_that_nobody_asks_for(arch: int, name: str, args: tuple[int, ...], expected: int) -> None:
+    assert answer(filters.build(arch, {"open", "mkdir"}, reads=False), name, *args) == expected
+    assert answer(filters.build(arch, {"open", "mkdir"}), name, *args) == NOTIFY
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_listing_is_asked_about_whatever_the_flag_is_called(arch: int) -> None:
+    folder, direct = (0o200000, 0o40000) if arch == AUDIT_ARCH_X86_64 else (0o40000, 0o200000)
+    assert answer(filters.build(arch, {"open"}, reads=False), "openat", 3, 0x1000, folder) == NOTIFY
+    assert answer(filters.build(arch, {"open"}, reads=False), "openat", 3, 0x1000, direct) == ALLOW
+
+
+@pytest.mark.parametrize("how", [os.O_RDONLY, os.O_WRONLY, os.O_CREAT])
+def test_reads_that_nobody_asks_for_with_the_old_open(how: int) -> None:
+    expected = NOTIFY if how else ALLOW
+    assert answer(filters.build(AUDIT_ARCH_X86_64, {"open"}, reads=False), "open", 0x1000, how) == expected
+    assert answer(filters.build(AUDIT_ARCH_X86_64, {"open"}, reads=False), "creat", 0x1000, 0o600) == NOTIFY
 
 
 @pytest.mark.parametrize("arch", ARCHES)

@@ -434,3 +434,64 @@ def test_signals_for_the_supervisor_do_not_spoil_what_it_installs(tmp_path: path
         time.sleep(0.0002)
     out, err = supervisor.communicate()
     assert (out, supervisor.returncode) == ("True []\n", 0), err
+
+
+UNSEEN = """
+version: 1
+name: unseen
+record: changes
+files:
+  read: ["/"]
+  write: ["${WORKSPACE}", "${TMP}"]
+  block: ["${HOME}/secret"]
+"""
+READER = """
+import os
+home = os.environ["HOME"]
+def tried(act):
+    try: return act()
+    except OSError as error: return type(error).__name__
+print(tried(lambda: open("plain").read()), tried(lambda: open(home + "/beside").read()))
+print(tried(lambda: open(home + "/secret/key").read()), tried(lambda: os.listdir(home + "/secret")))
+print(sorted(tried(lambda: os.listdir(home))), len(tried(lambda: os.listdir("/"))) > 5)
+print(tried(lambda: open("/proc/self/root" + home + "/secret/key").read()))
+print(tried(lambda: open(home + "/new", "w").write("x")), tried(lambda: open("made", "w").write("x")))
+"""
+
+
+@pytest.mark.parametrize("record", ["changes", "all"])
+def test_reads_that_nobody_asks_for_are_held_by_the_kernel(record: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "ws").mkdir()
+    (tmp_path / "ws" / "plain").write_text("plain")
+    home = tmp_path / "home"
+    (home / "secret").mkdir(parents=True)
+    (home / "secret" / "key").write_text("secret")
+    (home / "beside").write_text("beside")
+    done = python(
+        READER, tmp_path, policy=UNSEEN.replace("record: changes", f"record: {record}"), env={"HOME": str(home)}
+    )
+    assert done.out.splitlines() == [
+        "plain beside",
+        "PermissionError PermissionError",
+        "['beside', 'secret'] True",
+        "PermissionError",
+        "PermissionError 1",
+    ], done.err
+    reads = {event["path"] for event in done.events() if event["kind"] in ("file.read", "file.list")}
+    listed = {str(home / "secret")}  # a folder's refusal is seen: only files are read unseen
+    assert listed <= reads
+    assert (str(tmp_path / "ws" / "plain") in reads) == (record == "all")
+    assert (reads == listed) == (record == "changes"), reads
+    assert ("reads" in done.trace[0]["enforced"]) == (record == "changes")
+    assert done.events("file.create", path=str(tmp_path / "ws" / "made"))
+    assert done.blocked(path=str(home / "new"))
+
+
+def test_reads_that_nobody_asks_for_but_must_be_served_are_left_out_of_the_trace(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "ws").mkdir()
+    (tmp_path / "ws" / "plain").write_text("plain")
+    (tmp_path / "ws" / ".env").write_text("KEY=1")
+    done = python("print(open('plain').read()); open('.env')", tmp_path, policy="record: changes" + SERVED)
+    assert done.out == "plain\n"
+    assert [event["path"] for event in done.events("file.read")] == [str(tmp_path / "ws" / ".env")]
+    assert done.blocked("file.read")

@@ -45,9 +45,15 @@ class Kernel:
     """
 
     def __init__(
-        self, notified: frozenset[str], *, scopes_signals: bool = False, bounds_truncate: bool = False
+        self,
+        notified: frozenset[str],
+        *,
+        scopes_signals: bool = False,
+        bounds_truncate: bool = False,
+        bounds_reads: bool = False,
     ) -> None:
         self.notified = notified
+        self.bounds_reads = bounds_reads
         self.scopes_signals = scopes_signals
         self.bounds_truncate = bounds_truncate
         self._silent: Filter | None = None
@@ -55,7 +61,8 @@ class Kernel:
     def program(self, *, shares_ipc: bool = False) -> bytes:
         """The seccomp program to install. ``shares_ipc``: in a tree that has no IPC namespace of its own."""
         notified = self.notified.union(IPC_TAGS) if shares_ipc else self.notified
-        return bpf.assemble(filters.build(syscalls.native_arch(), notified, report=True, keep_dumpable=True))
+        arch, reads = syscalls.native_arch(), not self.bounds_reads
+        return bpf.assemble(filters.build(arch, notified, report=True, keep_dumpable=True, reads=reads))
 
     def refusal(self, call: Call) -> int:
         """The errno with which *call* is refused whatever the policy says; 0 when it is not."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic, time
 
 from agent_safety_layer.events import ALLOW, AUDIT
-from agent_safety_layer.tally import counted
+from agent_safety_layer.tally import Slot, counted
 from agent_safety_layer.trace.encode import body as encode
 from asl_hooks.value import replace
 
@@ -15,23 +15,31 @@ if TYPE_CHECKING:
 
     from agent_safety_layer.denials import Denials
     from agent_safety_layer.events import Decision, Event
-    from agent_safety_layer.tally import Slot, Tally
+    from agent_safety_layer.tally import Tally
     from agent_safety_layer.trace.writer import TraceWriter
+
+_READS = frozenset({"file.read", "file.list"})
+_NOWHERE = Slot("", ALLOW, ALLOW)  # counts what is not recorded; nobody looks
 
 
 class Recorder:
-    """Writes down events with what became of them. ``listener`` also sees each entry, for live views."""
+    """Writes down events with what became of them. ``listener`` also sees each entry, for live views. Without
+    ``reads``, those that a policy simply allows are left out.
+    """
 
-    def __init__(self, writer: TraceWriter, tally: Tally, denials: Denials) -> None:
+    def __init__(self, writer: TraceWriter, tally: Tally, denials: Denials, *, reads: bool = True) -> None:
         self._writer = writer
         self._tally = tally
         self._denials = denials
+        self._unwanted = frozenset() if reads else _READS
         self.listener: Callable[[Event, Decision, str, str], None] | None = None
 
     def record(
         self, event: Event, decision: Decision, effective: str, result: str, started: float, why: str = ""
     ) -> tuple[bytes, Slot]:
         """Record an event; its line's body and count come back, for ``repeat``. ``why`` tells what a person said."""
+        if event.kind in self._unwanted and effective == ALLOW == decision.action:
+            return b"", _NOWHERE
         if why:
             event = replace(event, detail=f"{event.detail}; {why}" if event.detail else why)
         body = encode(event, decision, effective, result)
@@ -46,6 +54,8 @@ class Recorder:
 
     def repeat(self, body: bytes, slot: Slot, started: float) -> None:
         """Record the same again, at another time."""
+        if not body:
+            return
         self._writer.add(body, started, int((time() - started) * 1e6))
         slot.n += 1
 

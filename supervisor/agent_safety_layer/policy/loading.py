@@ -209,6 +209,7 @@ class _Loader:
                 self._entries(draft, "environment.secrets"),
                 tuple((name, text) for name, (text, _) in draft.variables.items()),
             ),
+            record=self._scalar(draft, "record", ""),
         )
 
     def _files(self, draft: Draft) -> Files | None:

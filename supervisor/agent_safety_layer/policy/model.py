@@ -191,6 +191,7 @@ class Layer:
     approvals: Approvals = Approvals()
     on_violation: str = "continue"
     environment: Environment = Environment()
+    record: str = ""
 
 
 class Policy:
@@ -286,6 +287,17 @@ class Policy:
     def on_violation(self) -> str:
         """``kill`` when any enforcing layer says so."""
         return "kill" if any(layer.on_violation == "kill" for layer in self.enforced.layers) else "continue"
+
+    @property
+    def record(self) -> str:
+        """``changes`` when a layer says so, and none says ``all``, observes or counts: allowed reads are not written
+        down.
+        """
+        wanted = {
+            "all" if layer.mode == "observe" or layer.limits.operations is not None else layer.record
+            for layer in self.layers
+        }
+        return "changes" if "changes" in wanted and "all" not in wanted else "all"
 
 
 def _tightest(amounts: Iterable[Amount | None]) -> Amount | None:

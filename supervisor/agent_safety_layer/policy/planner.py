@@ -47,9 +47,9 @@ class Tree(Protocol):
     """The file system, as far as planning looks at it. Paths are canonical; symbolic links count as absent."""
 
     def children(self, path: str, programs: bool = True) -> list[tuple[str, str]] | None:
-        """Names and kinds (``folder``, ``program`` for a file that can be executed, ``file``) of what is in a folder;
-        None when it cannot be listed. Devices, sockets and the like are left out. Without ``programs`` they may count
-        as files: to tell takes a look at each."""
+        """Names and kinds (``folder``, ``program`` for a file that can be executed, ``file`` for anything else) of what
+        is in a folder; None when it cannot be listed. Without ``programs`` they may count as files: to tell takes a
+        look at each."""
 
     def exists(self, path: str) -> bool:
         """Whether something is there."""
@@ -62,14 +62,16 @@ class Tree(Protocol):
 class Plan:
     """What the kernel is to hold: the READ and the WRITE part of the Landlock domain, as canonical path prefixes.
 
-    ``wave_reads``: the READ part has no holes, so an open for reading below it may go on by itself. ``notes`` say why
-    not, and what else could not be bounded.
+    ``wave_reads``: the READ part has no holes, so an open for reading below it may go on by itself. ``unseen_reads``:
+    it also holds all that may be read, and nobody wants to know of it, so such an open need not even be stopped.
+    ``notes`` say why not, and what else could not be bounded.
     """
 
     read: tuple[str, ...]
     write: tuple[str, ...]
     wave_reads: bool
     notes: tuple[str, ...] = ()
+    unseen_reads: bool = False
 
 
 class Bounds:
@@ -101,21 +103,23 @@ class Bounds:
         return "/" in prefixes
 
 
-def plan(policy: Policy, tree: Tree, *, landlock: bool = True, budget: int = BUDGET) -> Plan:
-    """The plan for *policy* on the file system that *tree* shows. ``budget`` bounds how many entries are looked at.
+def plan(policy: Policy, tree: Tree, *, record: str = "all", landlock: bool = True, budget: int = BUDGET) -> Plan:
+    """The plan for *policy* on the file system that *tree* shows. ``budget`` bounds how many entries are looked at;
+    ``record`` tells what is to be written down (``Policy.record``).
 
     Without ``landlock`` nothing is bounded. Postcondition: what ``read`` covers and is there when ``wave_reads``, and
     whatever ``write`` covers, is decided allow, audit or warn.
     """
     if not landlock:
         return Plan((), (), False, ("Landlock is not to be had here, so every file operation is served.",))
-    return _Planner(policy, tree, budget).plan()
+    return _Planner(policy, tree, budget, unseen=record == "changes" and _may_go_unseen(policy)).plan()
 
 
 class _Planner:
-    def __init__(self, policy: Policy, tree: Tree, budget: int) -> None:
+    def __init__(self, policy: Policy, tree: Tree, budget: int, *, unseen: bool = False) -> None:
         self.tree = tree
         self.left = budget
+        self.whole = unseen
         self.notes: list[str] = []
         self.waves = True
         self.judges = [layer.files for layer in judge_of(policy).layers if layer.files is not None]
@@ -135,7 +139,8 @@ class _Planner:
         for root in self._roots("read"):
             self._emit(root, read)
         write = [] if self.anywhere else [root for root in self._roots("write") if self._clean(root)]
-        return Plan(tuple(sorted(read)), tuple(sorted(write)), self.waves, tuple(dict.fromkeys(self.notes)))
+        notes = tuple(dict.fromkeys(self.notes))
+        return Plan(tuple(sorted(read)), tuple(sorted(write)), self.waves, notes, self.waves and self.whole)
 
     # What is refused, and where
 
@@ -275,10 +280,22 @@ class _Planner:
             self.notes.append(f"{path} cannot be listed, so opening what is in it is served.")
             return
         for name, kind in children:
-            # Beside a hole, a file that is no program is served: that costs less than naming it to the kernel.
+            # Beside a hole, a file that is no program is served, if it can be: that costs less than naming it to the
+            # kernel.
             below = f"{path.rstrip('/')}/{name}"
-            if kind != FILE or below in OFTEN:
+            if kind != FILE or self.whole or below in OFTEN:
                 self._emit(below, read)
+
+
+def _may_go_unseen(policy: Policy) -> bool:
+    """Whether nothing hangs on a read but that it is allowed."""
+    return policy.on_violation != "kill" and not any(
+        kind in _READS
+        for layer in policy.layers
+        for rule in layer.rules
+        for condition in (rule.condition, *((rule.after.condition,) if rule.after else ()))
+        for kind in condition.on
+    )
 
 
 def _listed(judge: FilesJudge, access: str) -> list[str] | None:
@@ -310,7 +327,7 @@ class System:
         """See ``Tree``."""
         try:
             with os.scandir(path) as entries:
-                return [(entry.name, kind) for entry in entries if (kind := _kind(entry, programs))]
+                return [(entry.name, _kind(entry, programs)) for entry in entries if not entry.is_symlink()]
         except OSError:
             return None
 
@@ -340,9 +357,9 @@ class System:
 def _kind(entry: os.DirEntry[str], programs: bool) -> str:
     if entry.is_dir(follow_symlinks=False):
         return FOLDER
-    if not entry.is_file(follow_symlinks=False):
-        return ""
-    return PROGRAM if programs and entry.stat(follow_symlinks=False).st_mode & 0o111 else FILE
+    if not programs or not entry.is_file(follow_symlinks=False):
+        return FILE
+    return PROGRAM if entry.stat(follow_symlinks=False).st_mode & 0o111 else FILE
 
 
 __all__ = ["FILE", "FOLDER", "PROGRAM", "Bounds", "Plan", "System", "Tree", "plan"]

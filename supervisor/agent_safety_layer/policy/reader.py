@@ -133,6 +133,7 @@ SCALARS: dict[str, dict[str, tuple[tuple[type, ...], str, Callable[[Any], Any]]]
         "name": _TEXT,
         "mode": _word("enforce", "observe"),
         "on_violation": _word("continue", "kill"),
+        "record": _word("all", "changes"),
     },
     "network": {"private_ips": _BOOL},
     "limits": {

@@ -61,6 +61,7 @@ def mistakes(text: str) -> tuple[PolicyError, ...]:
         ("version: 2", 1, "version", "write 1"),
         ("mode: watch", 1, "mode", "none of enforce, observe"),
         ("on_violation: explode", 1, "on_violation", "none of continue, kill"),
+        ("record: nothing", 1, "record", "none of all, changes"),
         ("approvals: {on_timeout: ask}", 1, "approvals.on_timeout", "none of deny, allow"),
         ("environment: {set: {A: true}}", 1, "environment.set", "Put it in quotes"),
         ("environment: {set: {'A=B': x}}", 1, "environment.set", "cannot be the name"),
@@ -402,3 +403,20 @@ def test_a_run_cannot_change_the_policy_that_it_runs_under(tmp_path: Path) -> No
     assert decide(policy, State(), Event("file.write", path=f"{base}/other.yaml")).action == ALLOW
     write(tmp_path, open="network: {allow: []}")
     assert load([f"{base}/open.yaml"], variables=HERE).layers[0].files is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "record"),
+    [
+        ((), "all"),
+        (("",), "all"),
+        (("record: changes",), "changes"),
+        (("record: changes", ""), "changes"),
+        (("record: changes", "record: all"), "all"),
+        (("record: changes", "mode: observe"), "all"),
+        (("record: changes", "limits: {operations: 5}"), "all"),
+    ],
+)
+def test_what_is_recorded_is_what_the_most_curious_layer_wants(layers: tuple[str, ...], record: str) -> None:
+    made = [load_text(f"version: 1\n{text}", variables={}).layers[0] for text in layers]
+    assert Policy(tuple(made)).record == record

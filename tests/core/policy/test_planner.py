@@ -209,6 +209,38 @@ def test_without_landlock_nothing_is_bounded() -> None:
     assert found.notes
 
 
+HOME = ("/home/u/w/a", "/home/u/.ssh/id", "/home/u/notes", "/home/u/bin/tool!", "/usr/bin/ls!")
+CUT = "files: {read: [/], write: ['${WORKSPACE}'], block: [~/.ssh]}"
+
+
+def test_reads_that_nobody_asks_for_are_held_whole() -> None:
+    """Beside a hole every file is named, since none can be served that nobody stops."""
+    seen, unseen = planned(CUT, *HOME), planned(CUT, *HOME, record="changes")
+    assert (seen.unseen_reads, unseen.unseen_reads) == (False, True)
+    assert not Bounds(seen.read).covers("/home/u/notes")
+    assert all(Bounds(unseen.read).covers(path) for path in (*HOME[:1], *HOME[2:]))
+    assert not Bounds(unseen.read).covers("/home/u/.ssh/id")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "on_violation: kill",
+        "rules: [{name: n, on: file.read, path: /x, action: audit}]",
+        "rules: [{name: n, on: net, after: {on: file.read, path: '/x/**'}, action: block}]",
+        "rules: [{name: n, on: file, match: x, action: block}]",
+    ],
+)
+def test_reads_on_which_something_hangs_are_seen(more: str) -> None:
+    assert not planned(f"{CUT}\n{more}", *HOME, record="changes").unseen_reads
+
+
+def test_reads_are_seen_where_a_hole_cannot_be_cut_out() -> None:
+    text = "files: {read: [/], write: ['${WORKSPACE}'], block: ['${WORKSPACE}/**/.env']}"
+    assert planned(text, *HOME, record="changes").unseen_reads
+    assert not planned(text, *HOME, "/home/u/w/.env", record="changes").unseen_reads
+
+
 def test_bounds() -> None:
     bounds = Bounds(("/usr", "/a/b"))
     assert [bounds.covers(path) for path in ("/usr", "/usr/x/y", "/usrx", "/a", "/a/b", "/a/bc", "", "usr")] == [
@@ -282,7 +314,10 @@ def test_the_system_is_seen_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("folder")
     os.mkfifo(tmp_path / "fifo")
     system = System()
-    assert sorted(system.children(str(tmp_path)) or []) == [("file", FILE), ("folder", FOLDER), ("program", PROGRAM)]
+    assert sorted(system.children(str(tmp_path)) or []) == [
+        *(("fifo", FILE), ("file", FILE)),
+        *(("folder", FOLDER), ("program", PROGRAM)),
+    ]
     assert system.children(str(tmp_path / "file")) is None
     assert system.children(str(tmp_path / "none")) is None
     assert system.exists(str(tmp_path / "file"))
