@@ -484,3 +484,12 @@ def test_equal_questions_get_equal_answers(
     first = [decide(one, State(), event) for event in events]
     assert [decide(one, State(), event) for event in events] == first
     assert [decide(two, State(), event) for event in reversed(events)] == first[::-1]
+
+
+def test_what_a_list_names_beside_everything_is_not_asked_about() -> None:
+    text = "files: {read: [/, /x], write: [/, /w], ask: [/]}"
+    assert act(text, "file.read", "/x/y") == ALLOW
+    assert act(text, "file.read", "/w/y") == ALLOW  # writing implies reading
+    assert act(text, "file.write", "/w/y") == ALLOW
+    assert act(text, "file.write", "/x/y") == ASK
+    assert act(text, "file.read", "/other") == ASK
