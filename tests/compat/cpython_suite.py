@@ -67,7 +67,7 @@ def main() -> None:
     support.use_resources = []
     support.verbose = 0
     outcomes = Outcomes()
-    suite = unittest.defaultTestLoader.loadTestsFromNames([f"test.{module}" if "." not in module else module])
+    suite = unittest.defaultTestLoader.loadTestsFromNames([f"test.{module}"])
     suite.run(outcomes)
     with open(where, "w") as file:
         json.dump({"outcomes": outcomes.found, "seconds": outcomes.seconds, "why": outcomes.why}, file)
