@@ -227,6 +227,9 @@ class Engine:
         try:
             process, new = self._view.processes.find(call.tid)
             if new:
+                if not backend.valid(call):  # the id may by now be that of a process outside the tree
+                    self._view.processes.remove(process)
+                    return started
                 self._poll.register(process.pidfd, select.EPOLLIN)
                 self._spans.inherit(process)
         except (OSError, KeyError):
