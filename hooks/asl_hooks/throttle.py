@@ -48,11 +48,18 @@ class Throttle:
         pause_s = min(self._debt_s, _LONGEST_PAUSE_S)
         if pause_s < _TURN_S / 10:
             return now + _TURN_S
-        for pid in descendants(self._warden):
-            if _state(pid) not in _STOPPED:
-                _send(pid, _signal.SIGSTOP)
-                self._stopped.append(pid)
+        self._stopped = stop_all(self._warden)
         return now + pause_s
+
+
+def stop_all(warden: int) -> list[int]:
+    """Stop what runs below *warden*; the pids of what was stopped by that."""
+    stopped = []
+    for pid in descendants(warden):
+        if _state(pid) not in _STOPPED:
+            _send(pid, _signal.SIGSTOP)
+            stopped.append(pid)
+    return stopped
 
 
 def _state(pid: int) -> bytes:

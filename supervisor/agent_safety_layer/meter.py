@@ -43,6 +43,11 @@ class Meter:
         self._started = self._active_at = now
         self.next_look = now + self._watch.next_look_s(self._last, self._cpus)
 
+    @property
+    def deadline(self) -> float:
+        """When the run's time is over, in monotonic seconds; infinite where it has no end."""
+        return self._started + self._watch.limit("wall_time")
+
     def look(self, now: float) -> list[Crossing]:
         """The limits that have been crossed since the last look. Cheap when it is not yet time for one."""
         counted = self._recorder.count >= self.most_events or (

@@ -12,6 +12,7 @@ from agent_safety_layer.events import BLOCK, WARN, Decision, Event
 from agent_safety_layer.limits import GRACE_S, TIMES_OUT, Crossing, Watch
 from agent_safety_layer.meter import Meter
 from agent_safety_layer.report import Ending
+from agent_safety_layer.suspension import Suspension
 from asl_hooks import warden
 
 TYPE_CHECKING = False
@@ -71,6 +72,7 @@ class Tree:
         self._interrupted_by = 0
         self._ended = False
         self._saved: dict[int, Any] = {}
+        self._suspension = Suspension(launched.warden)
 
     def live(self, started: float) -> Ending:
         """Let the child go and serve the tree until the child has ended; then end what is left. *started* is when the
@@ -82,9 +84,9 @@ class Tree:
         engine.answers.on_violation = lambda: self._stop("violation", 0)
         engine.pause_at = self._meter.most_events
         self._meter.start(monotonic())  # what starting costs is not the tree's
+        self._take_signals()
         if self._output is not None:
             self._output.start(lambda: engine.later(lambda: None))  # wakes the loop, which then looks
-        self._take_signals()
         try:
             os.write(launched.go, b"g")
             while self._status is None and not self._ended:
@@ -186,6 +188,8 @@ class Tree:
                 self._saved[number] = _signal.getsignal(number)
                 if self._saved[number] is not _signal.SIG_IGN or number == _signal.SIGCHLD:
                     _signal.signal(number, lambda *_: None)
+            self._suspension.take()
+            self._engine.watch(self._suspension.fd, self._suspend)
             self._engine.guard()
             self._saved[-1] = _signal.set_wakeup_fd(self._engine.wake_fd, warn_on_full_buffer=False)
         except ValueError as error:  # not in the main thread
@@ -198,6 +202,7 @@ class Tree:
         _signal.set_wakeup_fd(self._saved.pop(-1, -1))
         for number, handler in self._saved.items():
             _signal.signal(number, handler if handler is not None else _signal.SIG_DFL)
+        self._suspension.release()
 
     def _signalled(self, number: int) -> None:
         resized = number == _signal.SIGWINCH and self._output is not None and self._output.resize()
@@ -214,20 +219,19 @@ class Tree:
             return
         _send(self._launched.pid, number)
 
+    def _suspend(self) -> None:
+        """One of our group was in the background and used the terminal all the same: the job is to stop."""
+        if self._suspension.arrived() and not self._outcome and _front() not in (0, os.getpgrp()):
+            self._suspension.suspend(self._meter.deadline)
+
     def _shares_foreground(self) -> bool:
         """Whether a signal typed on the terminal reaches the child by itself: it is in our group, and that is in
         front.
         """
         try:
-            terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+            return os.getpgid(self._launched.pid) == os.getpgrp() == _front()
         except OSError:
             return False
-        try:
-            return os.getpgid(self._launched.pid) == os.getpgrp() == os.tcgetpgrp(terminal)
-        except OSError:
-            return False
-        finally:
-            os.close(terminal)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -312,3 +316,17 @@ def _send(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def _front() -> int:
+    """The process group in front of our terminal, 0 where there is none."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return os.tcgetpgrp(terminal)
+    except OSError:
+        return 0
+    finally:
+        os.close(terminal)
