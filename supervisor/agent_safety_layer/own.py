@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def guarded(policy: Policy, paths: Iterable[str], others: Iterable[str] = ()) -> Policy:
     """*policy* with one more layer: *paths* and what is below them may be read but not changed, *others* neither."""
-    protect = tuple(Entry(path, "built-in", (escape(form),)) for path in paths for form in _forms(path))
+    protect = tuple(Entry(path, "built-in", (escape(form),)) for path in paths for form in forms(path))
     block = tuple(Entry(path, "built-in", (escape(path),)) for path in others)
     own = Layer("own", files=Files(protect=protect, block=block))
     return Policy((*policy.layers, own), policy.sources)
@@ -54,8 +54,8 @@ def _device(path: str) -> int:
         return 0
 
 
-def _forms(path: str) -> set[str]:
+def forms(path: str) -> set[str]:
     """The canonical path and, where it ends in a link, that of the link. Devices are nobody's own."""
     parent, name = os.path.split(os.path.abspath(path))
-    forms = {os.path.realpath(path), os.path.join(os.path.realpath(parent), name)}
-    return {form for form in forms if not form.startswith(("/dev/", "/proc/"))}
+    found = {os.path.realpath(path), os.path.join(os.path.realpath(parent), name)}
+    return {form for form in found if not form.startswith(("/dev/", "/proc/"))}

@@ -163,21 +163,24 @@ class Session:
         return policy, plan(policy.enforced, System(), record=policy.record)
 
     def _tell_gaps(self, policy: Policy) -> None:
-        """Say (with -v) what no policy speaks of: there all is allowed."""
+        """Say what no policy speaks of: there all is allowed."""
         missing = [name for name in ("files", "network") if not any(getattr(layer, name) for layer in policy.layers)]
-        if missing and self.settings.verbosity > 0:
+        if missing and self.settings.verbosity >= 0:
             what = " and ".join(missing)
             self._stderr.write(
                 f"asl: no policy speaks of {what}, so all is allowed there; `extends: [workspace]` would\n"
             )
 
     def _guarded(self, policy: Policy, state_dir: str) -> Policy:
-        from agent_safety_layer.own import guarded, queues, terminals
+        from agent_safety_layer.own import forms, guarded, queues, terminals
         from agent_safety_layer.policy import ADMINISTRATOR
+        from agent_safety_layer.trace.header import key_path
 
         given = (path for path in (self.settings.trace, self.settings.report) if path)
         read = (source for source, _ in policy.sources if os.path.exists(source))
-        return guarded(policy, (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read), (*terminals(), *queues()))
+        key = key_path(state_dir)  # whoever can read it can sign a forged trace
+        hidden = (*terminals(), *queues(), *(forms(key) if key else ()))
+        return guarded(policy, (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read), hidden)
 
     def _supervise(self, policy: Policy, plan: Plan, state_dir: str, private: Private, started: float) -> Ending:
         from agent_safety_layer.denials import Denials

@@ -67,3 +67,29 @@ def test_own_files(scene: Scene, policy: str) -> None:
 
 def _planted(state: Path) -> list[str]:
     return [name for _, _, names in os.walk(state) for name in names if name == "planted" or name.endswith(".gone")]
+
+
+@pytest.mark.parametrize("scene", ["waved", "served"], indirect=True)
+@pytest.mark.parametrize("place", ["state", "home", "link"])
+def test_signing_key(scene: Scene, place: str) -> None:
+    """Whoever can read the key can sign a forged trace: it is read by nobody of the tree, whatever a policy says."""
+    pytest.importorskip("cryptography")
+    from agent_safety_layer.trace.signing import generate
+
+    folder = scene.base / ("state" if place == "state" else "home")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    key = folder / "trace.key"
+    generate(str(key))
+    names, more = [key], {}
+    if place == "link":
+        names.append(scene.base / "link.key")
+        names[1].symlink_to(key)
+    if place != "state":
+        more["ASL_TRACE_KEY"] = str(names[-1])
+    code = 'for f in "$@"; do cat "$f" >> loot; cp "$f" . ; done; ln "$1" alias && cat alias >> loot; echo tried'
+    done = scene.bound("sh", "-c", code, "sh", *names, **more)
+    assert "tried" in done.stdout, done.stderr
+    assert "PRIVATE" not in scene.loot.read_text()
+    assert '"signed_by":""' not in scene.trace.read_text().splitlines()[0]
+    scene.free("sh", "-c", code, "sh", *names)
+    assert "PRIVATE" in scene.loot.read_text()
