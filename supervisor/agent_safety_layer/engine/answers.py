@@ -79,13 +79,13 @@ class Answers:
         decision = view.decide(event)
         if operation.outside:
             decision = strictest(decision, _OUTSIDE)
-        if self._stateful:
-            view.advance(event, decision)
         action = decision.action
         if self._lenient and action in (BLOCK, ASK) and not operation.outside:
             action = view.decide_enforced(event).action
             if action not in (BLOCK, ASK):
                 action = AUDIT
+        if self._stateful:
+            view.advance(event, decision)
         if action in (BLOCK, ASK) and operation.futile is not None and (errno := operation.futile()):
             self._finish(stopped, operation, decision, ALLOW, 0, errno)
         elif action == BLOCK:
@@ -111,7 +111,7 @@ class Answers:
 
         def answered(allowed: bool, by: str) -> None:
             if not self._backend.valid(stopped.call):
-                operation.close()
+                self._withdrawn(stopped, operation, decision)
             elif allowed:
                 self._view.approve(event)
                 self._apply(stopped, operation, decision, ALLOW)
@@ -140,7 +140,7 @@ class Answers:
 
     def _prepared(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str, errno: int) -> None:
         if not self._backend.valid(stopped.call):
-            operation.close()
+            self._withdrawn(stopped, operation, decision)
         elif errno:
             self._finish(stopped, operation, decision, effective, 0, errno)
         else:
@@ -151,10 +151,18 @@ class Answers:
         if operation.mutates:
             self._plans.epoch += 1
         event = operation.event
-        if self._backend.proceed(stopped.call) and event is not None:
+        if not self._backend.proceed(stopped.call):
+            self._withdrawn(stopped, operation, decision)
+        elif event is not None:
             body, slot = self._recorder.record(event, decision, effective, "", stopped.started)
             if self._answers_again(decision):
                 self._plans.keep(stopped.call, stopped.process, b"", body, slot)
+
+    def _withdrawn(self, stopped: Stopped, operation: Operation, decision: Decision) -> None:
+        """Nobody waits for the answer any more. Rules with ``after`` look back on what was judged: it is recorded."""
+        operation.close()
+        if self._stateful and operation.event is not None:
+            self._recorder.record(operation.event, decision, ALLOW, "EINTR", stopped.started)
 
     def _answers_again(self, decision: Decision) -> bool:
         """Whether the same call may be answered the same way unasked: a person's yes is for one time."""
@@ -184,7 +192,9 @@ class Answers:
         operation.close()
         if operation.mutates:
             self._plans.epoch += 1
-        if operation.event is not None and done:
+        if not done:
+            self._withdrawn(stopped, operation, decision)
+        elif operation.event is not None:
             body, slot = self._recorder.record(operation.event, decision, effective, errno_name(errno), stopped.started)
             if operation.reopen and not errno and self._answers_again(decision):
                 self._plans.keep(call, stopped.process, operation.reopen, body, slot)

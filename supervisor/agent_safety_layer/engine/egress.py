@@ -173,6 +173,7 @@ class Guarded:
         if not told and (question.kind == "net.dns" or decision.action not in _PASSING):
             effective = decision.action if decision.action != ASK else ALLOW if question.kind == "net.dns" else BLOCK
             recorded = view.decide(event)
+            view.advance(event, recorded)
             self._recorder.record(event, recorded, effective, "" if effective != BLOCK else "EACCES", view.clock())
         return decision
 
@@ -195,6 +196,7 @@ class Guarded:
             time=now,
         )
         decision = self._view.decide(event)
+        self._view.advance(event, decision)
         effective = BLOCK if report.result == "EACCES" else ALLOW if decision.action == ASK else decision.action
         if effective == BLOCK and not self._networks:
             effective = AUDIT

@@ -159,12 +159,19 @@ class ExecCheck:
                 except OSError as error:
                     if error.errno == ESRCH:
                         self._backend.fail(call, ESRCH)
+                        self._withdrawn(stopped, event, decision)
                     else:
                         self._deny(stopped, event, f"it could not be traced to be verified: {error.strerror}")
                     return
             self._seized[call.tid] = (process.pid, judged)
         if self._backend.proceed(call):
             self._recorder.record(event, decision, effective, "", stopped.started)
+        else:
+            self._withdrawn(stopped, event, decision)
+
+    def _withdrawn(self, stopped: Stopped, event: Event, decision: Decision) -> None:
+        if self._view.policy.stateful:  # see ``answers``
+            self._recorder.record(event, decision, ALLOW, "EINTR", stopped.started)
 
     def _deny(self, stopped: Stopped, event: Event, reason: str) -> None:
         self._backend.fail(stopped.call, EACCES)
@@ -187,12 +194,14 @@ class ExecCheck:
             if process is not None:
                 process.refresh()
         except OSError as error:
+            self._view.advance(judged[0], self._view.decide(judged[0]))
             decision = Decision(BLOCK, "exec", "", f"what really runs could not be read: {error.strerror}")
             self._kill(pid, judged[0], decision, started)
             return
         if actual is not judged[0]:
             decision = self._view.decide(actual)
             enforced = self._view.decide_enforced(actual).action
+            self._view.advance(actual, decision)
             if enforced in (BLOCK, ASK):
                 if not any(actual is event for event in judged):
                     self._kill(pid, actual, decision, started)
