@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from asl_hooks.value import value
-from asl_hooks.warden import descendants
+from asl_hooks.warden import cpu_times, descendants, transferred
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +50,20 @@ def memory(warden: int) -> int:
         anonymous += own
         shared += common
     return anonymous + max(shared, _memfds(pids, 1 << 20))
+
+
+def resident(pid: int) -> tuple[int, int, int]:
+    """Bytes of memory of a process: its peak since its exec; what is its own now, swapped or not; what it shares.
+
+    Zeros when it has gone or is about to.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            text = file.read()
+    except OSError:
+        return 0, 0, 0
+    own = _kib(text, b"\nRssAnon:") + _kib(text, b"\nVmSwap:")
+    return _kib(text, b"\nVmHWM:") * 1024, own * 1024, _kib(text, b"\nRssShmem:") * 1024
 
 
 def tasks(warden: int) -> int:
@@ -105,9 +119,9 @@ def _memfds(pids: Iterable[int], most: int) -> int:
 
 def _written(pid: int) -> int:
     try:
-        with open(f"/proc/{pid}/io", "rb") as file:
-            text = file.read()
+        return transferred(pid)[1]
     except OSError:
         return 0
-    at = text.find(b"wchar: ")
-    return int(text[at + 7 : text.find(b"\n", at)])
+
+
+__all__ = ["Usage", "cpu_times", "measure", "memory", "resident", "tasks", "transferred", "written"]

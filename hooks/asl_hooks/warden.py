@@ -23,6 +23,7 @@ import os
 import select
 import struct
 from errno import ESRCH
+from time import clock_gettime
 
 from asl_hooks._abi import linux
 
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from resource import struct_rusage
 
-# Wait status, pid, user and system seconds, peak resident bytes of the largest process, bytes read and written.
+# Wait status, pid, user and system seconds, peak resident bytes of the largest process, bytes read and written: of the
+# child alone when it has ended, of the whole tree (and pid 0) at the end.
 STATUS = struct.Struct("=iIddQQQ")
+_CPUCLOCK_SCHED = 2
 _NOT_TO_IGNORE = (_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, 32, 33)  # 32 and 33 are the C library's own
 
 
@@ -125,9 +128,13 @@ def end_strays() -> None:
             os.waitpid(pid, 0)
 
 
+def parent_of(pid: int) -> int:
+    """The parent of process *pid*; 0 when it has gone."""
+    return _field(pid, b"PPid:")
+
+
 def _children(pid: int) -> list[int]:
-    below = descendants(pid)
-    return [child for child in below if _field(child, b"PPid:") == pid]
+    return [child for child in descendants(pid) if parent_of(child) == pid]
 
 
 def _filters(pid: int) -> int:
@@ -178,10 +185,12 @@ def run(
         poll.register(fd, select.POLLIN)
     reported = False
     while True:
-        for pid, wait_status, usage in _reap():
-            if pid == child and not reported:
+        while pid := _ended():
+            own = _own(pid) if pid == child and not reported else ()
+            _, wait_status, usage = os.wait4(pid, 0)
+            if own:
                 reported = True
-                _tell(status, wait_status, pid, usage.ru_utime, usage.ru_stime, usage.ru_maxrss * 1024, 0, 0)
+                _tell(status, wait_status, pid, own[0], own[1], usage.ru_maxrss * 1024, own[2], own[3])
         ready = [fd for fd, _ in poll.poll()]
         if supervisor in ready or control in ready:
             orphaned = supervisor in ready or not os.read(control, 1)
@@ -220,17 +229,33 @@ def run(
             pass
 
 
-def _reap() -> list[tuple[int, int, struct_rusage]]:
-    done = []
-    while True:
-        try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
-        except ChildProcessError:
-            break
-        if pid == 0:
-            break
-        done.append((pid, status, usage))
-    return done
+def _ended() -> int:
+    """A child that has ended and is not waited for yet, or 0."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return 0
+    return found.si_pid if found is not None else 0
+
+
+def _own(pid: int) -> tuple[float, float, int, int]:
+    try:
+        return *cpu_times(pid), *transferred(pid)
+    except OSError:
+        return 0.0, 0.0, 0, 0
+
+
+def cpu_times(pid: int) -> tuple[float, float]:
+    """User and system CPU seconds of a process and all its threads, those that have ended included; not of children.
+
+    Their sum is the process's CPU clock, to the nanosecond (clock_getcpuclockid(3)), divided as the kernel divides it.
+    Raises ``OSError`` once the process has been waited for.
+    """
+    total_s = clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        user, system = map(int, file.read().rpartition(b")")[2].split()[11:13])
+    user_s = total_s * user / (user + system) if user + system else total_s
+    return user_s, total_s - user_s
 
 
 def _tell(status: int, *fields: float) -> None:
@@ -259,12 +284,18 @@ def _used() -> struct_rusage:
 
 
 def _transferred() -> tuple[int, int]:
-    """Bytes that this process, and all that it has waited for, have read and written (proc_pid_io(5))."""
     try:
-        with open("/proc/self/io", "rb") as file:
-            fields = dict(line.split(b": ") for line in file.read().splitlines())
+        return transferred(os.getpid())
     except OSError:
         return 0, 0
+
+
+def transferred(pid: int) -> tuple[int, int]:
+    """Bytes that a process has read and written, to whatever; of the children that it has waited for, too, as the
+    kernel counts (proc_pid_io(5)). Raises ``OSError`` when it has gone or may not be looked at.
+    """
+    with open(f"/proc/{pid}/io", "rb") as file:
+        fields = dict(line.split(b": ") for line in file.read().splitlines())
     return int(fields[b"rchar"]), int(fields[b"wchar"])
 
 

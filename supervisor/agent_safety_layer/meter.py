@@ -60,6 +60,10 @@ class Meter:
         self.next_look = now + self._watch.next_look_s(figures, self._cpus)
         return found
 
+    def memory_now(self) -> int:
+        """Bytes of memory that the tree used at the last look; 0 where nobody measures it."""
+        return self._last.memory_bytes
+
     def counted(self) -> list[Crossing]:
         """The limits on what is counted, not measured, that have been reached since the last look."""
         output = 0 if self._output is None else self._output.count

@@ -26,7 +26,7 @@ class Ending:
     ``outcome`` is one of ``exited signaled wall_time cpu_time idle_time memory output written operations violation
     trace_full not_found not_executable refused failed``; ``peak_memory_bytes`` is the largest process's (as
     ``time -v`` has it), ``tree_peak_memory_bytes`` that of all together as far as it was measured; ``exit_code`` is
-    what the caller sees, ``signal`` what ended the child, or 0.
+    what the caller sees, ``signal`` what ended the child, or 0. ``usage`` is ``Accounts.told``.
     """
 
     outcome: str
@@ -40,6 +40,7 @@ class Ending:
     processes: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    usage: Mapping[str, object] | None = None
 
 
 def footer(tally: Tally, ending: Ending) -> dict[str, object]:
@@ -60,6 +61,7 @@ def footer(tally: Tally, ending: Ending) -> dict[str, object]:
         "effective": tally.effective(),
         "blocked": tally.blocked,
         "would_block": tally.would_block,
+        "usage": ending.usage or {},
     }
 
 

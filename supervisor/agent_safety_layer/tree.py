@@ -7,6 +7,7 @@ import os
 import select
 from time import monotonic, time
 
+from agent_safety_layer.accounts import Accounts
 from agent_safety_layer.errors import TraceError, UsageError
 from agent_safety_layer.events import BLOCK, WARN, Decision, Event
 from agent_safety_layer.limits import GRACE_S, TIMES_OUT, Crossing, Watch
@@ -58,6 +59,7 @@ class Tree:
         self._group = group
         self._output = output
         self._meter = Meter(Watch(limits), launched.warden, recorder, group, output)
+        self._accounts = Accounts(lambda: warden.descendants(launched.warden), self._meter.memory_now)
         self._throttle: Throttle | None = None
         self._throttle_at = 0.0
         if limits.cpu_percent is not None and (group is None or "cpu" not in group.holds):
@@ -83,8 +85,10 @@ class Tree:
         engine.on_signal = self._signalled
         engine.answers.on_violation = lambda: self._stop("violation", 0)
         engine.pause_at = self._meter.most_events
+        engine.on_new, engine.on_gone = self._accounts.new, self._accounts.gone
         self._meter.start(monotonic())  # what starting costs is not the tree's
         self._take_signals()
+        self._accounts.start(monotonic())
         if self._output is not None:
             self._output.start(lambda: engine.later(lambda: None))  # wakes the loop, which then looks
         try:
@@ -100,16 +104,17 @@ class Tree:
         from agent_safety_layer.engine.loop import Exited
 
         now = monotonic()
-        waits = [0.2] if self._recorder.pending else []
+        waits = [self._accounts.next_look - now]
+        if self._recorder.pending:
+            waits.append(0.2)
         if not self._outcome:
             waits.append(self._meter.next_look - now)
         if self._kill_at:
             waits.append(self._kill_at - now)
         elif self._throttle is not None:
             waits.append(self._throttle_at - now)
-        wait_s = min(waits, default=float("inf"))
         try:
-            ready = self._engine.turn(max(wait_s, 0.0) if wait_s < 1e6 else -1)
+            ready = self._engine.turn(max(min(waits), 0.0))
         except Exited:
             ready = []  # nobody can make a call any more; the warden's word comes
         now = monotonic()
@@ -120,6 +125,8 @@ class Tree:
             self._stop("trace_full", 0)
         if self._launched.status in ready and not self._ended:
             self._read_status()
+        if now >= self._accounts.next_look:
+            self._accounts.look(now)
         if not self._outcome and self._status is None:
             for crossing in self._meter.look(now):
                 self._crossed(crossing)
@@ -241,6 +248,7 @@ class Tree:
             return
         self._ended = True
         self._engine.closing = True
+        self._accounts.end(monotonic())
         launched = self._launched
         try:
             os.write(launched.control, b"e")
@@ -308,6 +316,7 @@ class Tree:
             processes=self._engine.started,
             read_bytes=int(read),
             written_bytes=int(written),
+            usage=self._accounts.told(),
         )
 
 

@@ -86,6 +86,8 @@ class Engine:
         self.answers = Answers(backend, view, recorder, self._plans, self._execs, self.gate, self.later)
         self._next_epoch = 0.0
         self.on_signal: Callable[[int], None] = lambda _: None
+        self.on_new: Callable[[Process], None] = lambda _: None
+        self.on_gone: Callable[[Process], None] = lambda _: None
         self.closing = False  # nobody forks any more
         self.pause_at = 1 << 62  # when there have been so many events, every turn ends after one call
         self.egress = egress(self)
@@ -207,6 +209,7 @@ class Engine:
             pass  # it is awake
 
     def _gone(self, process: Process) -> None:
+        self.on_gone(process)  # first of all: there is a race for it
         self._poll.unregister(process.pidfd)
         now = time()
         span = process.span_of(process.pid)
@@ -232,6 +235,7 @@ class Engine:
                     return started
                 self._poll.register(process.pidfd, select.EPOLLIN)
                 self._spans.inherit(process)
+                self.on_new(process)
         except (OSError, KeyError):
             backend.fail(call, EACCES)  # it died, or cannot be looked at: what cannot be read is not allowed
             return started

@@ -103,6 +103,35 @@ def test_what_is_listed_of_too_many_events(tmp_path):
     assert found.tally.events == 51
 
 
+def test_what_processes_and_the_tree_used_is_shown(page, tmp_path):
+    own = policy(STATEFUL + "\nlimits: {memory: 64MiB}\n")
+    usage = {
+        "processes": [{"pid": 2, "began": 1000.1, "cpu_user_seconds": 1.25, "peak_memory_bytes": 3 << 20}],
+        "samples": [[0.0, 0.0, 0, 1], [1.0, 0.5, 48 << 20, 3], [2.0, 1.5, 1 << 20, 2]],
+    }
+    path = write(tmp_path / "t.jsonl", own, judged(own, list(events())), wall_s=2.0, usage=usage)
+    with TraceReader(path) as reader:
+        (tmp_path / "t.html").write_text(html.page(digest(reader), "intact", True))
+    page.open(str(tmp_path / "t.html"))
+    assert page.complaints() == []
+    rows = page.value("[...document.querySelectorAll('.proc')].map((row) => row.querySelector('.used').textContent)")
+    assert rows == ["", "1.25 s, 3.0 MiB"]
+    told = page.value("[...document.querySelectorAll('.curves figcaption')].map((one) => one.textContent)")
+    assert told == ["CPU time 1.50 s", "Memory 48.0 MiB of 64.0 MiB", "Processes 3"]
+    assert page.value("document.querySelectorAll('.curves .limit').length") == 1
+
+
+def test_a_footer_of_nonsense_spoils_nothing(tmp_path):
+    own = policy(STATEFUL)
+    for usage in (7, {"processes": 3, "samples": "x"}, {"samples": [[1], ["a", 2, 3, 4], [1, 2, 3, 4]]}):
+        path = write(tmp_path / f"{id(usage)}.jsonl", own, judged(own, list(events())), usage=usage)
+        with TraceReader(path) as reader:
+            assert (
+                "curves"
+                not in html.page(digest(reader), "intact", True).partition("</style>")[2].partition("<script")[0]
+            )
+
+
 @pytest.fixture
 def opened(page, tmp_path):
     _, path = made(tmp_path, events())

@@ -41,6 +41,8 @@ class Process:
     events: int = 0
     blocked: int = 0
     over: bool = False
+    cpu_s: float = 0.0
+    peak_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -122,6 +124,7 @@ def digest(reader: TraceReader, most: int = EVENTS) -> Digest:
         chosen = plain if is_plain else notable
         if len(chosen) < most:
             chosen.append(line)
+    _add_usage(collected.processes, began, reader.footer or {})
     room = max(0, most - len(notable))
     events = sorted(notable + plain[:room], key=lambda line: line.number)
     return Digest(
@@ -140,6 +143,20 @@ def digest(reader: TraceReader, most: int = EVENTS) -> Digest:
         collected.limits,
         collected.unlisted,
     )
+
+
+def _add_usage(processes: list[Process], began: float, footer: dict[str, Any]) -> None:
+    """What the footer says that processes used; a pid can have been several processes' one after the other."""
+    usage = footer.get("usage")
+    listed = usage.get("processes") if isinstance(usage, dict) else None
+    accounts: dict[int, list[dict[str, Any]]] = {}
+    for account in listed if isinstance(listed, list) else ():
+        accounts.setdefault(account.get("pid", 0), []).append(account)
+    for process in processes:
+        for account in accounts.get(process.pid, ()):
+            if process.began - 0.5 <= account.get("began", 0.0) - began <= process.ended + 0.5:
+                process.cpu_s = account.get("cpu_user_seconds", 0.0) + account.get("cpu_system_seconds", 0.0)
+                process.peak_bytes = account.get("peak_memory_bytes", 0)
 
 
 def _tally(header: dict[str, Any]) -> Tally:
@@ -258,7 +275,7 @@ def data(found: Digest) -> dict[str, Any]:
         "processes": [
             [
                 *(p.pid, p.parent, round(p.began, 6), round(p.ended, 6), texts.of(p.program), texts.of(p.command)),
-                *(p.events, p.blocked),
+                *(p.events, p.blocked, round(p.cpu_s, 3), p.peak_bytes),
             ]
             for p in found.processes
         ],

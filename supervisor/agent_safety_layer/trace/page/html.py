@@ -271,17 +271,16 @@ def _resources(found: Digest) -> str:
         ("CPU time", "cpu_time_s", cpu, _duration(cpu)),
         ("Peak memory", "memory_bytes", *_bytes(footer.get("tree_peak_memory_bytes", 0))),
         ("Processes, in all", "", footer.get("processes", 0), f"{footer.get('processes', 0):,}"),
-        ("Read from disks", "", *_bytes(footer.get("read_bytes", 0))),
-        ("Written to disks", "written_bytes", *_bytes(footer.get("written_bytes", 0))),
+        ("Bytes read", "", *_bytes(footer.get("read_bytes", 0))),
+        ("Bytes written", "written_bytes", *_bytes(footer.get("written_bytes", 0))),
         ("Operations", "operations", found.tally.events, f"{found.tally.events:,}"),
     ]
     stats = []
     for name, key, amount, said in used:
-        limits = [given[key] for layer in _layers(found) if key in (given := layer.get("limits") or {})]
+        limit = _limit(found, key)
         of = ""
-        if limits:
-            limit = min(limits)
-            told = _duration(limit) if key.endswith("_s") else _bytes(limit)[1] if "bytes" in key else f"{limit:,}"
+        if limit is not None:
+            told = _amount(limit, key)
             part = min(1.0, amount / limit) if limit else 0.0
             meter = f'<meter min="0" max="1" high="0.8" optimum="0" value="{part:.4f}">{part:.0%}</meter>'
             of = f'{meter}<span class="why">of {escape(told)}</span>'
@@ -292,9 +291,74 @@ def _resources(found: Digest) -> str:
     )
     return (
         '<section id="resources" aria-labelledby="resources-title"><h2 id="resources-title">Resources and limits</h2>\n'
-        f'<dl class="facts resources">{"".join(stats)}</dl>\n'
+        f'<dl class="facts resources">{"".join(stats)}</dl>\n{_over_time(found)}'
         f'{f"""<ul class="hits">{hits}</ul>""" if hits else ""}</section>\n'
     )
+
+
+_CURVES = (  # name, place in a sample, key of the limit, colour
+    ("CPU time", 1, "cpu_time_s", "process"),
+    ("Memory", 2, "memory_bytes", "net"),
+    ("Processes", 3, "processes", "file"),
+)
+
+
+def _over_time(found: Digest) -> str:
+    """What the tree used over time, each against its limit where there is one."""
+    samples = _samples(found)
+    if len(samples) < 3:
+        return ""
+    figures = "".join(
+        _curve(name, [(sample[0], sample[at]) for sample in samples], found.lasted, _limit(found, key), key, colour)
+        for name, at, key, colour in _CURVES
+    )
+    return f'<div class="curves">{figures}</div>\n'
+
+
+def _samples(found: Digest) -> list[list[float]]:
+    usage = (found.footer or {}).get("usage")
+    samples = usage.get("samples") if isinstance(usage, dict) else None
+    if not isinstance(samples, list):
+        return []
+    return [one for one in samples if isinstance(one, list) and len(one) == 4 and all(map(_is_number, one))]
+
+
+def _is_number(said: object) -> bool:
+    return isinstance(said, int | float)
+
+
+def _limit(found: Digest, key: str) -> float | None:
+    limits = [given[key] for layer in _layers(found) if key in (given := layer.get("limits") or {})]
+    return min(limits, default=None)
+
+
+def _curve(
+    name: str, points: list[tuple[float, float]], lasted: float, limit: float | None, key: str, colour: str
+) -> str:
+    highest = max(amount for _, amount in points)
+    near = limit is not None and limit <= 4 * highest
+    top = max(highest, limit if near and limit is not None else 0, 1e-9) * 1.05
+
+    def y(amount: float) -> float:
+        return 60 - 58 * amount / top
+
+    line = " ".join(f"{WIDTH * min(1.0, at / lasted):.1f},{y(amount):.1f}" for at, amount in points)
+    first, last = (WIDTH * min(1.0, points[place][0] / lasted) for place in (0, -1))
+    bound = (
+        f'<line class="limit" x1="0" x2="{WIDTH}" y1="{y(limit):.1f}" y2="{y(limit):.1f}"/>' if near and limit else ""
+    )
+    said = _amount(highest, key) + (f" of {_amount(limit, key)}" if limit is not None else "")
+    return (
+        f"<figure><figcaption>{name} <small>{escape(said)}</small></figcaption>"
+        f'<svg viewBox="0 0 {WIDTH} 62" preserveAspectRatio="none" role="img" '
+        f'aria-label="{name} over time, at most {escape(said)}">'
+        f'<polygon class="{colour}" points="{first:.1f},60 {line} {last:.1f},60"/>{bound}'
+        f'<line class="axis" x1="0" x2="{WIDTH}" y1="60.5" y2="60.5"/></svg></figure>'
+    )
+
+
+def _amount(amount: float, key: str) -> str:
+    return _duration(amount) if key.endswith("_s") else _bytes(amount)[1] if "bytes" in key else f"{amount:,.0f}"
 
 
 def _layers(found: Digest) -> list[dict[str, Any]]:

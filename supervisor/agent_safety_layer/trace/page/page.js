@@ -38,7 +38,7 @@
   const rows = document.createDocumentFragment();
   while (stack.length) {
     const [index, depth] = stack.pop();
-    const [pid, , began, ended, program, command, n, blocked] = processes[index];
+    const [pid, , began, ended, program, command, n, blocked, cpu, peak] = processes[index];
     const row = element("button", "proc");
     row.type = "button";
     row.setAttribute("role", "listitem");
@@ -56,8 +56,10 @@
       tick.style.left = `${Math.min(99.7, 100 * at / 1e6 / data.lasted)}%`;
       life.append(tick);
     }
-    row.append(name, sum, life);
-    row.title = `${texts[command] || texts[program]}\n${began.toFixed(3)} s to ${ended.toFixed(3)} s, ${n} events, ${blocked} refused`;
+    const used = element("span", "used num", peak ? `${cpu.toFixed(2)} s, ${(peak / 1048576).toFixed(1)} MiB` : "");
+    row.append(name, sum, used, life);
+    row.title = `${texts[command] || texts[program]}\n${began.toFixed(3)} s to ${ended.toFixed(3)} s, ${n} events, ${blocked} refused` +
+      (peak ? `\nCPU ${cpu.toFixed(3)} s, peak memory ${(peak / 1048576).toFixed(1)} MiB` : "");
     row.addEventListener("click", () => { only = index; search.value = ""; refresh(); $("#events").scrollIntoView(); });
     rows.append(row);
     for (const child of children[index].slice().reverse()) stack.push([child, depth + 1]);
