@@ -110,6 +110,13 @@ _CONDITIONS = (
         fail(EPERM),
         (equals(1, k.IPPROTO_TCP), equals(2, k.TCP_FASTOPEN, k.TCP_FASTOPEN_CONNECT)),
     ),
+    # Source routes: packets to the address that was judged go by way of one that nobody has judged.
+    Rule(("setsockopt",), fail(EPERM), (equals(1, k.IPPROTO_IP), equals(2, k.IP_OPTIONS))),
+    Rule(
+        ("setsockopt",),
+        fail(EPERM),
+        (equals(1, k.IPPROTO_IPV6), equals(2, k.IPV6_RTHDR, k.IPV6_2292RTHDR, k.IPV6_2292PKTOPTIONS)),
+    ),
     Rule(("personality",), fail(EPERM), (differs(0, k.PER_LINUX, k.PER_QUERY, k.ADDR_NO_RANDOMIZE),)),
     # A listener of the tracee's own would answer before a ptrace tracer is asked: USER_NOTIF outranks TRACE.
     Rule(
