@@ -94,7 +94,8 @@ class Opens:
             if flags & os.O_PATH:  # a name that is held, nothing that can be read: as stat, which nobody judges
                 if not in_register and not context.reads_bounded(canonical):
                     raise OSError(
-                        ENOSYS, "the kernel could read other flags, and O_PATH descriptors cannot be injected"
+                        ENOSYS if found.fd >= 0 else found.errno,
+                        "the kernel could read other flags, and O_PATH descriptors cannot be injected",
                     )
                 return Operation(None, failing(found.errno), bounded=True, fds=(found.fd,))
             kind = self._open_kind(found, flags)
