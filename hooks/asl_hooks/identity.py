@@ -73,6 +73,26 @@ class ActingAs:
         _set_groups(self._groups)
 
 
+class Being(ActingAs):
+    """The same, and who is on the other side of a socket (SO_PEERCRED, SCM_CREDENTIALS) is told of that user and group.
+
+    Only around single calls: with the effective uid go all capabilities, that of looking at other processes included.
+    The saved uid stays, and leads back.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        linux.setresgid(self._process.gid, self._process.gid, -1)
+        linux.setresuid(self._process.uid, self._process.uid, -1)
+
+    def __exit__(self, *exc: object) -> None:
+        linux.setresuid(self._uid, self._uid, -1)
+        linux.setresgid(self._gid, self._gid, -1)
+        super().__exit__(*exc)
+
+
 def _set_groups(groups: tuple[int, ...]) -> None:
     array = (ctypes.c_uint32 * max(len(groups), 1))(*groups)
     linux.setgroups(len(groups), ctypes.addressof(array))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ALLOWED = Decision(ALLOW)
 _OUTSIDE = Decision(BLOCK, "tree", "", "signals reach only processes of this run")
+_MOST_ASIDE = 512  # threads, each of which waits for a tracee that waits
 _REFUSED = {"file": EACCES, "net": EACCES, "process.exec": EACCES}  # everything else is EPERM
 
 
@@ -67,6 +68,7 @@ class Answers:
         self._lenient = view.enforced is not view.policy  # some layer only observes
         self._stateful = view.policy.stateful
         self._kills = view.policy.on_violation == "kill"
+        self._aside = 0
         self.on_violation: Callable[[], None] = lambda: None
 
     def judge(self, stopped: Stopped, operation: Operation) -> None:
@@ -132,7 +134,10 @@ class Answers:
             self._wave(stopped, operation, decision, effective)
         elif operation.blocking:
             try:
+                if self._aside >= _MOST_ASIDE:
+                    raise RuntimeError("enough of them")
                 _thread.start_new_thread(self._perform_aside, (stopped, operation, decision, effective))
+                self._aside += 1
             except RuntimeError:  # no more threads for those who wait
                 self._finish(stopped, operation, decision, effective, 0, EAGAIN)
         else:
@@ -170,7 +175,12 @@ class Answers:
 
     def _perform_aside(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str) -> None:
         done = _attempt(operation)
-        self._later(lambda: self._finish(stopped, operation, decision, effective, *done))
+
+        def finish() -> None:
+            self._aside -= 1
+            self._finish(stopped, operation, decision, effective, *done)
+
+        self._later(finish)
 
     def _finish(
         self,

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+from _functools import partial
 from errno import EAFNOSUPPORT, ECONNREFUSED, EINVAL, EMSGSIZE, EOPNOTSUPP, EPERM
 
 from agent_safety_layer.engine.listeners import Listeners
 from agent_safety_layer.engine.operation import Operation
+from agent_safety_layer.engine.sending import MSG_DONTWAIT, Outgoing, Sender, in_turn
+from agent_safety_layer.engine.waiting import connect
 from agent_safety_layer.events import ASK, BLOCK, Event, text_of
 from agent_safety_layer.policy.network import OWN
 from asl_hooks import memory, sockaddr
 from asl_hooks._abi import linux
+from asl_hooks.identity import Being
 from asl_hooks.paths import base_of, locate, split
 
 TYPE_CHECKING = False
@@ -33,10 +37,9 @@ if TYPE_CHECKING:
 _libc = ctypes.CDLL(None, use_errno=True)
 _SOL_SOCKET, _SO_TYPE, _SO_DOMAIN, _SO_PROTOCOL = 1, 3, 39, 38
 _STREAM, _DGRAM, _SEQPACKET = 1, 2, 5
-_MSG_DONTWAIT, _MSG_FASTOPEN, _MSG_NOSIGNAL = 0x40, 0x20000000, 0x4000
+_MSG_FASTOPEN = 0x20000000
 _SCM_RIGHTS = 1
-_LONGEST_SEND = 1 << 20
-_MOST_MESSAGES = 64
+_MOST_MESSAGES, _MOST_RIGHTS = 64, 253  # SCM_MAX_FD
 
 
 def _check(result: int) -> int:
@@ -192,9 +195,15 @@ class Network:
             os.close(held)
             raise
         target = [address]
+        waits = _is_blocking(held) and type_ != _DGRAM
+
+        def dial() -> int:
+            if waits:
+                return connect(held, target[0], call.tid)
+            return _check(_libc.connect(held, target[0], len(target[0])))
 
         def perform() -> int:
-            _check(_libc.connect(held, target[0], len(target[0])))
+            _as_the_caller(domain, process, dial)
             self._answers_come_to(held, domain, type_)
             return 0
 
@@ -202,7 +211,7 @@ class Network:
             event,
             perform,
             fds=(held, extra),
-            blocking=_is_blocking(held) and type_ != _DGRAM,
+            blocking=waits,
             refusal=self._refusal(domain, raw),
             prepare=self._prepared(event, address, domain, "tcp" if type_ == _STREAM else "udp", target),
         )
@@ -250,7 +259,11 @@ class Network:
         held, domain, _ = self._socket(call, call.args[0] & 0xFFFFFFFF)
         backlog = call.args[1] & 0x7FFFFFFF
         if domain not in (sockaddr.AF_INET, sockaddr.AF_INET6):
-            return Operation(None, lambda: _check(_libc.listen(held, backlog)), fds=(held,))
+
+            def listen() -> int:
+                return _check(_libc.listen(held, backlog))
+
+            return Operation(None, lambda: _as_the_caller(domain, process, listen), fds=(held,))
         try:
             bound = _name_of(held)
         except BaseException:
@@ -275,28 +288,33 @@ class Network:
         if flags & _MSG_FASTOPEN:
             raise OSError(EOPNOTSUPP, "no TCP fast open: a connect that nobody judged")
         raw = self._address(process, args[4], args[5])
-        data = memory.read(process.mem, args[1], min(args[2], _LONGEST_SEND)) if args[2] else b""
         held, domain, type_ = self._socket(call, args[0] & 0xFFFFFFFF)
+        fds = [held]
         try:
             event, address, extra = self._message(call, process, domain, type_, raw)
+            fds.append(extra)
+            waits = _is_blocking(held) and not flags & MSG_DONTWAIT
+            sender = self._sender(fds, type_, call, process, flags, waits)
         except BaseException:
-            os.close(held)
+            _close(fds)
             raise
         target = [address]
+        message = Outgoing(
+            event, [(args[1], args[2])], [], target, self._prepared(event, address, domain, "udp", target)
+        )
 
         def perform() -> int:
-            to = target[0]
-            sent = _check(_libc.sendto(held, data, len(data), flags | _MSG_NOSIGNAL, to or None, len(to)))
+            sent = _as_the_caller(domain, process, lambda: sender.send(message))
             self._answers_come_to(held, domain, type_)
             return sent
 
-        return Operation(
-            event,
-            perform,
-            fds=(held, extra),
-            blocking=_is_blocking(held) and not flags & _MSG_DONTWAIT,
-            prepare=self._prepared(event, address, domain, "udp", target),
-        )
+        return Operation(event, perform, fds=tuple(fds), blocking=waits, prepare=message.prepare)
+
+    @staticmethod
+    def _sender(fds: list[int], type_: int, call: Call, process: Process, flags: int, waits: bool) -> Sender:
+        """What sends on the first of *fds*. The memory's descriptor is copied: the process may be gone by then."""
+        fds.append(os.dup(process.mem))
+        return Sender(fds[0], type_, fds[-1], (process.pid, call.tid), flags, waits=waits)
 
     def _message(
         self, call: Call, process: Process, domain: int, type_: int, raw: bytes
@@ -324,19 +342,24 @@ class Network:
         try:
             step = 64 if many else 56
             count = min(args[2] & 0xFFFFFFFF, _MOST_MESSAGES) if many else 1
-            messages = [self._read_message(call, process, args[1] + i * step, domain, type_, fds) for i in range(count)]
+            messages: list[Outgoing] = []
+            for i in range(count):
+                messages.append(self._read_message(call, process, args[1] + i * step, domain, type_, fds))
+                if len(fds) > _MOST_RIGHTS:
+                    break  # the caller asks again for the rest
             messages = self._up_to_the_refused(messages)
+            waits = _is_blocking(held) and not flags & MSG_DONTWAIT
+            sender = self._sender(fds, type_, call, process, flags, waits)
+            mem = fds[-1]
         except BaseException:
-            for fd in fds:
-                if fd >= 0:
-                    os.close(fd)
+            _close(fds)
             raise
 
         def perform() -> int:
             done = 0
             for i, message in enumerate(messages):
                 try:
-                    sent = message.send(held, flags | _MSG_NOSIGNAL)
+                    sent = _as_the_caller(domain, process, partial(sender.send, message))
                 except OSError:
                     if not done:
                         raise
@@ -344,7 +367,7 @@ class Network:
                 self._answers_come_to(held, domain, type_)
                 if not many:
                     return sent
-                memory.write(process.mem, args[1] + i * step + 56, sent.to_bytes(4, "little"))
+                memory.write(mem, args[1] + i * step + 56, sent.to_bytes(4, "little"))
                 done += 1
             return done
 
@@ -352,11 +375,11 @@ class Network:
             self._strictest([message.event for message in messages if message.event is not None]),
             perform,
             fds=tuple(fds),
-            blocking=_is_blocking(held) and not flags & _MSG_DONTWAIT,
-            prepare=_in_turn([message.prepare for message in messages if message.prepare is not None]),
+            blocking=waits,
+            prepare=in_turn([message.prepare for message in messages if message.prepare is not None]),
         )
 
-    def _up_to_the_refused(self, messages: list[_Outgoing]) -> list[_Outgoing]:
+    def _up_to_the_refused(self, messages: list[Outgoing]) -> list[Outgoing]:
         """The messages that may go, where the first may: as with the kernel, a later one that may not ends the call."""
         decide = self._context.decide
         for i, message in enumerate(messages):
@@ -370,9 +393,7 @@ class Network:
         decide = self._context.decide
         return max(events, key=lambda event: RANK[decide(event).action], default=None)
 
-    def _read_message(
-        self, call: Call, process: Process, at: int, domain: int, type_: int, fds: list[int]
-    ) -> _Outgoing:
+    def _read_message(self, call: Call, process: Process, at: int, domain: int, type_: int, fds: list[int]) -> Outgoing:
         header = memory.read(process.mem, at, 56)
         name, name_len, iov, iov_len, control, control_len = (
             int.from_bytes(header[i : i + n], "little") for i, n in ((0, 8), (8, 4), (16, 8), (24, 8), (32, 8), (40, 8))
@@ -381,19 +402,16 @@ class Network:
             raise OSError(EMSGSIZE, "too many parts")
         raw = self._address(process, name, name_len) if name and name_len else b""
         vector = memory.read(process.mem, iov, iov_len * 16) if iov_len else b""
-        parts, room = [], _LONGEST_SEND
+        parts: list[tuple[int, int]] = []
         for i in range(0, len(vector), 16):
             base, size = (int.from_bytes(vector[j : j + 8], "little") for j in (i, i + 8))
-            size = min(size, room)
             if size:
-                parts.append(memory.read(process.mem, base, size))
-                room -= size
-        data = b"".join(parts)
+                parts.append((base, size))
         rights = self._rights(call, process, control, control_len, fds) if control and control_len else []
         event, address, extra = self._message(call, process, domain, type_, raw)
         fds.append(extra)
         target = [address]
-        return _Outgoing(event, data, rights, target, self._prepared(event, address, domain, "udp", target))
+        return Outgoing(event, parts, rights, target, self._prepared(event, address, domain, "udp", target))
 
     def _rights(self, call: Call, process: Process, at: int, size: int, fds: list[int]) -> list[int]:
         """Descriptors that the message passes on, copied here."""
@@ -411,12 +429,28 @@ class Network:
             if (level, kind) != (_SOL_SOCKET, _SCM_RIGHTS):
                 raise OSError(EPERM, "only descriptors are passed on")
             body = control[start + 16 : start + length]
+            if len(rights) + len(body) // 4 > _MOST_RIGHTS:
+                raise OSError(EINVAL, "too many descriptors")
             for i in range(0, len(body) - 3, 4):
                 held = self._context.copy_descriptor(call, int.from_bytes(body[i : i + 4], "little"))
                 fds.append(held)
                 rights.append(held)
             start += (length + 7) & ~7
         return rights
+
+
+def _as_the_caller(domain: int, process: Process, act: Callable[[], int]) -> int:
+    """What *act* returns, done on a Unix socket as the user whom the other side is to see."""
+    if domain == sockaddr.AF_UNIX and (process.uid, process.gid) != (os.geteuid(), os.getegid()):
+        with Being(process):
+            return act()
+    return act()
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _name_of(fd: int) -> sockaddr.Address:
@@ -429,45 +463,6 @@ def _name_of(fd: int) -> sockaddr.Address:
 def _is_own(ip: str) -> bool:
     """Whether *ip* means the tree itself when that has a loopback of its own."""
     return ip.startswith("127.") or ip in ("::1", "0.0.0.0", "::")
-
-
-class _Outgoing:
-    """One message: what is judged, and what is sent where once ``prepare`` is done."""
-
-    __slots__ = ("_data", "_rights", "_target", "event", "prepare")
-
-    def __init__(
-        self, event: Event | None, data: bytes, rights: list[int], target: list[bytes], prepare: Prepare | None
-    ) -> None:
-        self.event = event
-        self.prepare = prepare
-        self._data = data
-        self._rights = rights
-        self._target = target
-
-    def send(self, fd: int, flags: int) -> int:
-        """How much was sent."""
-        return _send_message(fd, self._data, self._rights, flags, self._target[0])
-
-
-def _in_turn(prepares: list[Prepare]) -> Prepare | None:
-    """All of them, one after the other, until one fails."""
-    if not prepares:
-        return None
-
-    def prepare(done: Callable[[int], None]) -> None:
-        left = iter(prepares)
-
-        def next_one(errno: int) -> None:
-            following = None if errno else next(left, None)
-            if following is None:
-                done(errno)
-            else:
-                following(next_one)
-
-        next_one(0)
-
-    return prepare
 
 
 def _bind_below(folder: int, fd: int, address: bytes, tid: int, umask: int) -> None:
@@ -493,30 +488,3 @@ def _bind_below(folder: int, fd: int, address: bytes, tid: int, umask: int) -> N
 
 def _unix(path: bytes) -> bytes:
     return sockaddr.AF_UNIX.to_bytes(2, "little") + path + b"\0"
-
-
-class _Message(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("name_len", ctypes.c_uint),
-        ("iov", ctypes.c_void_p),
-        ("iov_len", ctypes.c_size_t),
-        ("control", ctypes.c_char_p),
-        ("control_len", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class _Part(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_char_p), ("size", ctypes.c_size_t))
-
-
-def _send_message(fd: int, data: bytes, rights: list[int], flags: int, address: bytes) -> int:
-    part = _Part(data, len(data))
-    control = b""
-    if rights:
-        body = b"".join(fd.to_bytes(4, "little") for fd in rights)
-        control = (16 + len(body)).to_bytes(8, "little") + b"\1\0\0\0\1\0\0\0" + body
-        control += b"\0" * (-len(control) % 8)
-    message = _Message(address or None, len(address), ctypes.addressof(part), 1, control or None, len(control), 0)
-    return _check(_libc.sendmsg(fd, ctypes.byref(message), flags))
