@@ -313,6 +313,32 @@ def test_tool_calls_are_parents_of_what_they_started(tmp_path, told):
     assert [names[log.span_id] for log in logs if log.event_name == "asl.op.call"] == ["inner", "outer", "other"]
 
 
+def test_tool_calls_that_are_told_when_they_begin_last_until_they_are_over(tmp_path, told):
+    def happened():  # as a supervisor writes down what a guarded program tells it
+        yield Event("op.call", 1, 1, 0, "/usr/bin/python3", op="outer", span="s1", time=10.0)
+        yield Event("op.call", 1, 1, 0, op="inner", span="s2", time=10.5)
+        yield Event("process.exec", 2, 2, 1, path="/usr/bin/git", argv=("git",), span="s2", time=10.6)
+        yield Event("op.log", 1, 1, 0, op="info", detail="half way", span="s2", time=10.7)
+        yield Event("op.log", 1, 1, 0, op="inner", detail="failed: no", span="s2", time=11.0)
+        yield Event("process.exec", 3, 3, 2, path="/usr/bin/ssh", argv=("ssh",), span="s2", time=11.2)
+        yield Event("op.log", 1, 1, 0, op="outer", detail="completed", span="s1", time=12.0)
+
+    path = str(tmp_path / "t.jsonl")
+    writer = TraceWriter(path, {"run": "r", "time": 9.0, "command": ["agent"], "policy": {"names": ["p"]}})
+    for event in happened():
+        writer.add(body(event, ALLOW, "allow"), event.time)
+    writer.close({"outcome": "exited", "exit_code": 0})
+    finished, logs = told(path)
+    names = {span.context.span_id: span.name for span in finished}
+    parents = {span.name: names[span.parent.span_id] for span in finished if span.parent}
+    assert parents == {"python3": "run agent", "outer": "python3", "inner": "outer", "git": "inner", "ssh": "inner"}
+    spans = {span.name: span for span in finished}
+    lasted = {name: (spans[name].end_time - spans[name].start_time) / 1e9 for name in ("outer", "inner")}
+    assert lasted == {"outer": 2.0, "inner": 0.5}
+    assert (spans["inner"].status.description, spans["outer"].status.is_unset) == ("failed: no", True)
+    assert [names[log.span_id] for log in logs] == ["outer", "inner", "inner", "inner", "inner", "inner", "outer"]
+
+
 @pytest.fixture
 def collector():
     """A collector's address, and what it has received, by path."""

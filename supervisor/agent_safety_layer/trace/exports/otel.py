@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_safety_layer.errors import AslError, UnsupportedError
 from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, TraceEntry
-from agent_safety_layer.trace.reader import TraceReader
+from agent_safety_layer.trace.reader import TraceReader, parse
 from agent_safety_layer.wording import object_of, shell_joined
 
 if TYPE_CHECKING:
@@ -131,15 +131,18 @@ class _Batch:
         self._exporter.shutdown()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Tool:
-    """A tool call: it is recorded when it is over, with how long it took."""
+    """A tool call: an ``op.call`` when it begins and an ``op.log`` of its name when it is over, or an ``op.call`` alone
+    that tells how long it took. ``last`` is the seq of the event with which it is over.
+    """
 
     id: str
     name: str
     pid: int
     began: float
     ended: float
+    last: int
 
 
 class _Tools:
@@ -148,15 +151,19 @@ class _Tools:
     def __init__(self, reader: TraceReader) -> None:
         self.by_id: dict[str, _Tool] = {}
         self._of: dict[int, list[_Tool]] = {}  # of each process, in the order in which they began
-        for number, raw in reader.raw(b'"kind":"op.call"'):
-            entry = _entry_of(raw, number, reader.path)
-            if entry is None or entry.event.kind != "op.call":
+        for number, raw in reader.raw(b'"kind":"op.'):
+            entry = parse(raw, number, reader.path).entry
+            if entry is None or entry.event.kind not in ("op.call", "op.log"):
                 continue
             event = entry.event
             name = event.span or f"#{entry.seq}"
-            tool = _Tool(name, event.op, event.pid, event.time - entry.outcome.us / 1e6, event.time)
-            self.by_id[name] = tool
-            self._of.setdefault(event.pid, []).append(tool)
+            tool = self.by_id.get(name)
+            if event.kind == "op.call":
+                tool = _Tool(name, event.op, event.pid, event.time - entry.outcome.us / 1e6, event.time, entry.seq)
+                self.by_id[name] = tool
+                self._of.setdefault(event.pid, []).append(tool)
+            elif tool is not None and event.op == tool.name:
+                tool.ended, tool.last = event.time, entry.seq
         for tools in self._of.values():
             tools.sort(key=lambda tool: (tool.began, -tool.ended))
 
@@ -168,12 +175,6 @@ class _Tools:
             if tool.ended >= ended and tool.id != but:
                 return tool
         return None
-
-
-def _entry_of(raw: bytes, number: int, file: str) -> TraceEntry | None:
-    from agent_safety_layer.trace.reader import parse
-
-    return parse(raw, number, file).entry
 
 
 class _Run:
@@ -223,7 +224,8 @@ class _Run:
         if decision.action != ALLOW or outcome.effective != decision.action:
             span.add_event(event.kind, _attributes(entry), _ns(event.time))
         self._log(entry, span)
-        if event.kind == "op.call":
+        tool = self._tools.by_id.get(event.span or f"#{entry.seq}")
+        if tool is not None and tool.last == entry.seq:
             self._returned(span, entry)
         elif event.kind == "process.exit":
             self._processes.pop(event.pid).end(_ns(event.time))
@@ -264,8 +266,9 @@ class _Run:
     def _returned(self, span: Span, entry: TraceEntry) -> None:
         from opentelemetry.trace import Status, StatusCode
 
-        if entry.outcome.result:
-            span.set_status(Status(StatusCode.ERROR, entry.outcome.result))
+        went_wrong = entry.event.kind == "op.log" and not entry.event.detail.startswith("completed")
+        if entry.outcome.result or went_wrong:
+            span.set_status(Status(StatusCode.ERROR, entry.outcome.result or entry.event.detail))
         span.end(_ns(entry.event.time))
 
     def _log(self, entry: TraceEntry, span: Span) -> None:
