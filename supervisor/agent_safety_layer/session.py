@@ -117,6 +117,7 @@ class Session:
         Raises ``AslError`` when it may not or cannot start, or when we fail; nothing is left running then.
         """
         started = monotonic()
+        self._refuse_to_nest()
         self._closed = hold_places()
         self._check_terminal()
         state_dir = state.state_dir()
@@ -126,6 +127,24 @@ class Session:
             return self._supervise(policy, plan, state_dir, private, started)
         finally:
             private.remove()
+
+    def _refuse_to_nest(self) -> None:
+        """One chain of filters has one listener, so what is supervised cannot be supervised once more; the outer run
+        holds it, and all that it starts, anyway.
+        """
+        outer = os.environ.get("ASL_RUN_ID", "")
+        if not outer:
+            return
+        from agent_safety_layer import spans
+
+        spans.listened_to()
+        spans.now("")  # only a supervisor answers
+        if spans.supervised():
+            raise UnsupportedError(
+                "A tree can have one supervisor",
+                f"this process is supervised already, by run {outer}, which holds whatever it starts",
+                "Run the command without asl-supervise; for stricter rules give the outer run one more -p.",
+            )
 
     def _policy(self, state_dir: str, tmp: str) -> tuple[Policy, Plan]:
         from agent_safety_layer.policy import ADMINISTRATOR, DEFAULT, Policy, System, load, plan

@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -362,6 +363,50 @@ def test_from_cron(tmp_path: Path, policy: Path) -> None:
         words, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+def test_from_systemd(tmp_path: Path, policy: Path) -> None:
+    """Its output goes to the journal's socket, and nothing is on standard input."""
+    variables = runs.environment(tmp_path, INVOCATION_ID="0123", JOURNAL_STREAM="9:1")
+    ours, theirs = socket.socketpair()
+    words = runs.command("-p", policy, "/bin/sh", "-c", "cat; echo done; echo failed >&2; exit 3")
+    with ours, theirs:
+        done = subprocess.run(
+            words,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            check=False,
+        )
+        theirs.close()
+        said = b""
+        while chunk := ours.recv(4096):
+            said += chunk
+    assert done.returncode == 3
+    assert b"done\nfailed\n" in said
+
+
+def test_inside_another_run_it_says_so_and_starts_nothing(tmp_path: Path, policy: Path) -> None:
+    inner = runs.command("-q", "-p", policy, "touch", str(tmp_path / "touched"))
+    done = subprocess.run(
+        [*runs.command("-q", "-p", policy, *inner)],
+        env=runs.environment(tmp_path / "state"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 125
+    assert "A tree can have one supervisor; this process is supervised already, by run 2" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "touched").exists()
+    # The variable alone, as in a program that was started by hand from within a run's folder, means nothing.
+    alone = runs.command("-q", "-p", policy, "touch", str(tmp_path / "touched"))
+    env = runs.environment(tmp_path / "state", ASL_RUN_ID="20260101-000000.000-abcdef")
+    assert subprocess.run(alone, env=env, check=False, timeout=60).returncode == 0
+    assert (tmp_path / "touched").exists()
 
 
 def test_a_reader_that_has_gone_ends_the_command_as_always(tmp_path: Path, policy: Path) -> None:
