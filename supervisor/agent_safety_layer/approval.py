@@ -180,6 +180,8 @@ class InMemoryApprovalQueue(ApprovalQueue):
             request.responded_at = response.timestamp
             request.responder = response.responder
             request.response_message = response.message
+            if scope := getattr(response, "scope", None):
+                request.metadata["scope"] = scope
             wakers = self._settled(request)
         _wake(wakers)
         return True

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent_safety_layer.engine.gate import Answer
     from agent_safety_layer.events import Decision, Event
     from agent_safety_layer.terminal import Stderr
 
@@ -48,12 +49,14 @@ class Denials:
         self._shown = 0
         self._more = 0
 
-    def tell(self, event: Event, decision: Decision, effective: str, now: float) -> None:
-        """Tell of a denial (blocked, or would be) or a warning; pass over the rest. ``now`` is monotonic seconds."""
+    def tell(self, event: Event, decision: Decision, effective: str, now: float, answer: Answer | None = None) -> None:
+        """Tell of a denial (blocked, or would be) or a warning; pass over the rest. ``now`` is monotonic seconds,
+        ``answer`` what a person said.
+        """
         if effective not in (BLOCK, WARN) and decision.action != BLOCK:
             return
         if self._fd >= 0 and effective == BLOCK:
-            self._record(event, decision)
+            self._record(event, decision, answer)
         if self._quiet:
             return
         if int(now) != self._second:
@@ -80,7 +83,7 @@ class Denials:
         if self._more and self._stderr.write(paint(f"asl: … and {self._more} more\n", "dim", self._colour)):
             self._more = 0
 
-    def _record(self, event: Event, decision: Decision) -> None:
+    def _record(self, event: Event, decision: Decision, answer: Answer | None) -> None:
         data = self._rest
         if self._room > 0:
             fields = {
@@ -93,6 +96,10 @@ class Denials:
                 "reason": decision.reason,
                 "remedy": self._remedy(event, decision),
             }
+            if answer is not None:
+                fields["answer"] = answer.by
+                if answer.message:
+                    fields["message"] = answer.message
             data += dumps(fields).encode() + b"\n"
             self._room -= len(data)
             if self._room <= 0:

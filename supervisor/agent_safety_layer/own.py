@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def guarded(policy: Policy, paths: Iterable[str], others: Iterable[str] = ()) -> Policy:
-    """*policy* with one more layer: *paths* and what is below them may be read but not changed, *others* neither."""
+def guarded(policy: Policy, paths: Iterable[str], others: Iterable[str] = (), asked: Iterable[str] = ()) -> Policy:
+    """*policy* with one more layer: *paths* and what is below them may be read but not changed, *others* neither. The
+    run's gate is asked for what is *asked*.
+    """
     protect = tuple(Entry(path, "built-in", (escape(form),)) for path in paths for form in forms(path))
     block = tuple(Entry(path, "built-in", (escape(path),)) for path in others)
-    own = Layer("own", files=Files(protect=protect, block=block))
+    ask = tuple(Entry(path, "built-in", (path,)) for path in asked)
+    own = Layer("own", files=Files(protect=protect, block=block, ask=ask))
     return Policy((*policy.layers, own), policy.sources)
 
 

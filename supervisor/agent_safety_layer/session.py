@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
+    from agent_safety_layer.approvals.approver import Approver
     from agent_safety_layer.engine.egress import Egress
     from agent_safety_layer.engine.gate import Gate
     from agent_safety_layer.engine.loop import Engine
@@ -108,6 +109,7 @@ class Session:
         self._variables: dict[str, str] = {}
         self._given: Policy  # without what holds in every run
         self._closed: tuple[int, ...] = ()  # of 0, 1 and 2
+        self._approver: Approver | None = None
 
     # -- set-up ----------------------------------------------------------------------------------------------------
 
@@ -119,8 +121,11 @@ class Session:
         started = monotonic()
         self._refuse_to_nest()
         self._closed = hold_places()
-        self._check_terminal()
         state_dir = state.state_dir()
+        if self.settings.approve != "deny":
+            from agent_safety_layer.approvals.approver import approver
+
+            self._approver = approver(self.settings.approve, state_dir, self._stderr)
         private = Private(self.run_id)
         try:
             policy, plan = self._policy(state_dir, private.tmp)
@@ -179,7 +184,7 @@ class Session:
         self._given = policy
         self._tell_gaps(policy)
         policy = self._guarded(policy, state_dir)
-        return policy, plan(policy.enforced, System(), record=policy.record)
+        return policy, plan(policy.enforced, System(), record=policy.record, asks=self._approver is not None)
 
     def _tell_gaps(self, policy: Policy) -> None:
         """Say what no policy speaks of: there all is allowed."""
@@ -198,8 +203,13 @@ class Session:
         given = (path for path in (self.settings.trace, self.settings.report) if path)
         read = (source for source, _ in policy.sources if os.path.exists(source))
         key = key_path(state_dir)  # whoever can read it can sign a forged trace
-        hidden = (*terminals(), *queues(), *(forms(key) if key else ()))
-        return guarded(policy, (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read), hidden)
+        approvals = os.path.join(state_dir, "approvals")
+        hidden = (
+            *(*terminals(), *queues(), *(forms(key) if key else ())),
+            *(forms(approvals) if os.path.exists(approvals) else ()),
+        )
+        asked = self._approver.asked if self._approver is not None else ()
+        return guarded(policy, (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read), hidden, asked)
 
     def _supervise(self, policy: Policy, plan: Plan, state_dir: str, private: Private, started: float) -> Ending:
         from agent_safety_layer.denials import Denials
@@ -240,7 +250,7 @@ class Session:
             quiet = settings.verbosity < 0
             denials = Denials(self._stderr, fd=private.denials, colour=self._colour, quiet=quiet, remedy=remedy)
             recorder = Recorder(writer, self.tally, denials, reads=policy.record == "all")
-            engine = self._engine(policy, plan, machine, ruleset, launched, recorder)
+            engine = self._engine(policy, plan, machine, ruleset, launched, recorder, state_dir)
             tree = Tree(engine, launched, policy.limits, recorder, self._stderr, group, output)
             if self._host is not None:
                 self._host.begins(self, engine, tree, launched.pid)
@@ -323,7 +333,14 @@ class Session:
         return launched, output
 
     def _engine(
-        self, policy: Policy, plan: Plan, machine: Machine, ruleset: Domain, launched: Launched, recorder: Recorder
+        self,
+        policy: Policy,
+        plan: Plan,
+        machine: Machine,
+        ruleset: Domain,
+        launched: Launched,
+        recorder: Recorder,
+        state_dir: str,
     ) -> Engine:
         from agent_safety_layer.engine.egress import Guarded, Open
         from agent_safety_layer.engine.loop import Engine
@@ -350,7 +367,7 @@ class Session:
             Listener(launched.listener),
             view,
             recorder,
-            gate=lambda engine: self._gate(policy, engine),
+            gate=lambda engine: self._gate(policy, engine, recorder, launched, state_dir),
             egress=egress,
             verify_exec=machine.verifies_exec,
             max_processes=policy.limits.processes or 0,
@@ -381,24 +398,18 @@ class Session:
 
         return Output(limits.output_bytes, self._closed)
 
-    def _gate(self, policy: Policy, engine: Engine) -> Gate:
-        from agent_safety_layer.engine.gate import Nobody, Terminal
+    def _gate(self, policy: Policy, engine: Engine, recorder: Recorder, launched: Launched, state_dir: str) -> Gate:
+        if self._approver is not None:
+            return self._approver.gate(policy, engine.later, recorder, launched.warden, self._about(), self.trace_path)
+        from agent_safety_layer.engine.gate import Nobody
 
         if self._host is not None:
             return self._host.gate(policy, engine)
-        if self.settings.approve == "tty":
-            return Terminal(policy.approvals.timeout_s, engine.later)
-        return Nobody()
+        return Nobody(overlay=f"{state_dir}/approvals/always.yaml")
 
-    def _check_terminal(self) -> None:
-        if self.settings.approve == "tty":
-            try:
-                os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY))
-            except OSError as error:
-                raise UsageError(
-                    f"--approve tty needs a terminal, and there is none ({error.strerror}).",
-                    remedy="Run it from a terminal, or with --approve deny.",
-                ) from error
+    def _about(self) -> dict[str, Any]:
+        """What questions say of the run."""
+        return {"run": self.run_id, "name": self.settings.name, "command": list(self.settings.command)}
 
     def _environment(self, policy: Policy, private: Private) -> tuple[tuple[str, str], ...]:
         from agent_safety_layer.policy import brief, environment

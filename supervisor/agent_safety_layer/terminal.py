@@ -49,10 +49,13 @@ class Stderr:
     def __init__(self, fd: int = 2) -> None:
         self._given = fd
         self._fd = -1
+        self.muted = False  # while a question stands on the terminal: nothing is written
         self._poll: select.poll | None = None
 
     def write(self, text: str) -> bool:
         """Whether the text was written whole. What does not fit is lost, and nothing is raised."""
+        if self.muted:
+            return False
         if self._fd < 0:
             self._open()
         data = text.encode("utf-8", "backslashreplace")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import select
-import signal
 import sys
-import time
 
 from tests.attacks.scene import MARK, Scene
+from tests.terminals import QUESTION, Typist
 
 CODE = r"""
 import os, sys
@@ -30,28 +26,11 @@ def test_yes_is_for_once(scene: Scene) -> None:
         f'version: 1\nname: asking\nfiles: {{read: ["/"], write: ["${{WORKSPACE}}"], ask: ["{asked}"]}}\n'
     )
     command = scene.command([sys.executable, "-c", CODE], "--approve", "tty", policy=policy)
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(scene.ws)
-        os.execve(command[0], command, scene.environment())
-    shown, answers, until = b"", [b"y\n", b"n\n", b"n\n"], time.monotonic() + 20
-    while time.monotonic() < until:
-        ready, _, _ = select.select([terminal], [], [], 0.2)
-        if ready:
-            try:
-                data = os.read(terminal, 4096)
-            except OSError:
-                break
-            if not data:
-                break
-            shown += data
-        while answers and shown.count(b"y + Enter within") > 3 - len(answers):
-            os.write(terminal, answers.pop(0))
-    if os.waitpid(pid, os.WNOHANG) == (0, 0):
-        if answers:
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    os.close(terminal)
-    assert not answers, f"it asked {3 - len(answers)} times: {shown!r}"
-    assert scene.loot.read_text() == repr([MARK.encode(), None, None]), shown
-    assert b"\x1b[2J" not in shown
+    person = Typist(command, scene.ws, scene.environment())
+    for key in (b"y", b"n", b"n"):
+        person.answer(key)
+    person.finish()
+    person.close()
+    assert person.seen.count(QUESTION) == 3, person.seen
+    assert scene.loot.read_text() == repr([MARK.encode(), None, None]), person.seen
+    assert b"\x1b[2J" not in person.seen and rb"\x1b[2J" in person.seen

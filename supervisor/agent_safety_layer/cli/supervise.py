@@ -30,6 +30,7 @@ class Option:
     choices: tuple[str, ...] = ()
 
 
+APPROVERS = ("tty", "queue", "postgresql://...", "deny")
 OPTIONS = (
     Option(("-p", "--policy"), "NAME|FILE", "policies", "policy or built-in profile; repeatable, each is a layer"),
     Option(("--observe",), "", "observe", "block nothing, record everything"),
@@ -44,7 +45,7 @@ OPTIONS = (
     Option(("--max-processes",), "N", "limits.processes", "processes alive at once"),
     Option(("--max-open-files",), "N", "limits.open_files", "open files of each process"),
     Option(("--max-file-size",), "SIZE", "limits.file_size", "size of a file that is written"),
-    Option(("--approve",), "HOW", "approve", "who answers what the policy asks (deny: nobody)", ("tty", "deny")),
+    Option(("--approve",), "HOW", "approve", "who answers what the policy asks (deny: nobody)", APPROVERS),
     Option(("-o", "--trace"), "PATH", "trace", "where the trace goes"),
     Option(("--report",), "FILE.json", "report", "write the result as JSON"),
     Option(("--name",), "NAME", "name", "a name for the run, in the trace and the report"),
@@ -115,7 +116,8 @@ def parse(words: list[str]) -> Settings:
             if word.startswith("--"):
                 raise UsageError(f"{flag} takes no value; found {given!r}.")
             words.insert(at, "-" + given)  # -qv is -q -v
-        if option.choices and given not in option.choices:
+        shared = option.choices is APPROVERS and given.startswith("postgresql://")
+        if option.choices and given not in option.choices and not shared:
             raise UsageError(f"{flag} is one of {', '.join(option.choices)}; found {given!r}.")
         if option.sets in ("help", "version"):
             raise Stop(help_text() if option.sets == "help" else f"asl-supervise {_version()}\n")

@@ -14,6 +14,7 @@ import _thread
 import os
 from errno import EACCES, EAGAIN, EINVAL, EPERM
 
+from agent_safety_layer.engine.gate import Answer
 from agent_safety_layer.engine.operation import Injected, Operation
 from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, Decision, strictest
 from asl_hooks.value import value
@@ -97,13 +98,13 @@ class Answers:
         else:
             self._apply(stopped, operation, decision, action)
 
-    def _refuse(self, stopped: Stopped, operation: Operation, decision: Decision, why: str = "") -> None:
+    def _refuse(self, stopped: Stopped, operation: Operation, decision: Decision, answer: Answer | None = None) -> None:
         event = operation.event
         assert event is not None
         operation.close()
         errno = operation.refusal or _REFUSED.get(event.kind) or _REFUSED.get(event.kind.partition(".")[0], EPERM)
         self._backend.fail(stopped.call, errno)
-        self._recorder.record(event, decision, BLOCK, errno_name(errno), stopped.started, why)
+        self._recorder.record(event, decision, BLOCK, errno_name(errno), stopped.started, answer)
         if self._kills:
             self._later(self.on_violation)
 
@@ -111,14 +112,28 @@ class Answers:
         event = operation.event
         assert event is not None
 
-        def answered(allowed: bool, by: str) -> None:
+        if event.kind == "file.read" and operation.fds and self._execs.reads_script(event, operation.fds[0]):
+            self._apply(stopped, operation, decision, ALLOW)
+            return
+        runs = event.kind == "process.exec"
+        if runs:
+            self._execs.show(stopped)
+
+        def answered(answer: Answer) -> None:
             if not self._backend.valid(stopped.call):
+                self._execs.forget(stopped)
                 self._withdrawn(stopped, operation, decision)
-            elif allowed:
-                self._view.approve(event)
-                self._apply(stopped, operation, decision, ALLOW)
-            else:
-                self._refuse(stopped, operation, decision, by)
+                return
+            if answer.allowed and runs and self._execs.changed(stopped):
+                answer = Answer(False, "what would run has changed since it was asked about")
+            # Much can have happened meanwhile, and an answer lifts no block.
+            now = self._view.decide_enforced(event)
+            if now.action == BLOCK or not answer.allowed:
+                self._execs.forget(stopped)
+                self._refuse(stopped, operation, now if now.action == BLOCK else decision, answer)
+                return
+            self._view.approve(event)
+            self._apply(stopped, operation, decision, ALLOW)
 
         self._gate.ask(event, decision, answered)
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from asl_hooks.backend import Backend, Call
     from asl_hooks.processes import Process
 
+    _Looks = tuple[tuple[int, ...], ...]
+
 _LONGEST_CMDLINE = 6 << 20
 _SCRIPT_HEAD = 256  # BINPRM_BUF_SIZE
 _SCRIPTS = 5  # scripts that are interpreted by scripts: the kernel gives up with ELOOP
@@ -139,7 +141,31 @@ class ExecCheck:
         self._view = view
         self._recorder = recorder
         self._verify = verify
-        self._seized: dict[int, tuple[int, tuple[Event, ...]]] = {}  # thread: its process, and what was judged
+        # Thread: its process, what was judged, and what that was like when a person was asked.
+        self._seized: dict[int, tuple[int, tuple[Event, ...], _Looks]] = {}
+        self._shown: dict[int, _Looks] = {}  # call: what a person was shown
+        self._scripts: dict[int, dict[str, tuple[int, ...]]] = {}  # process: what its interpreter reads for that
+
+    def show(self, stopped: Stopped) -> None:
+        """A person is asked about this exec: remember what would run."""
+        self._shown[stopped.call.id] = _looks(stopped.process.execs.get(stopped.call.tid, ()))
+
+    def changed(self, stopped: Stopped) -> bool:
+        """Whether what would run is no longer what was shown: another file, or another content."""
+        return self._shown.get(stopped.call.id) != _looks(stopped.process.execs.get(stopped.call.tid, ()))
+
+    def forget(self, stopped: Stopped) -> None:
+        """It will not run."""
+        self._shown.pop(stopped.call.id, None)
+
+    def reads_script(self, event: Event, fd: int) -> bool:
+        """Whether the process opens, for the first time, the very script that a person let it run: *fd* holds it."""
+        shown = self._scripts.get(event.pid, {}).pop(event.path, None)
+        return shown is not None and shown == _look(f"/proc/self/fd/{fd}")
+
+    def gone(self, pid: int) -> None:
+        """The process has ended."""
+        self._scripts.pop(pid, None)
 
     def let_go(self, stopped: Stopped, event: Event, decision: Decision, effective: str) -> None:
         """Let the kernel run an exec that was judged, to be stopped again before the new program begins."""
@@ -147,6 +173,7 @@ class ExecCheck:
         process.exec_pending = True
         process.cache.clear()
         judged = process.execs.pop(call.tid, (event,))
+        shown = self._shown.pop(call.id, ())
         path = judged[0].path
         # An executable without a name, such as a memfd, is no business of Landlock.
         if path.startswith("/") and not path.startswith("/memfd:") and not self._view.executable(path):
@@ -163,7 +190,7 @@ class ExecCheck:
                     else:
                         self._deny(stopped, event, f"it could not be traced to be verified: {error.strerror}")
                     return
-            self._seized[call.tid] = (process.pid, judged)
+            self._seized[call.tid] = (process.pid, judged, shown)
         if self._backend.proceed(call):
             self._recorder.record(event, decision, effective, "", stopped.started)
         else:
@@ -179,14 +206,14 @@ class ExecCheck:
 
     def stops(self) -> None:
         """Look at the threads that were seized; SIGCHLD says when."""
-        for stop in ptrace.stops({tid: pid for tid, (pid, _) in self._seized.items()}):
-            _, judged = self._seized.pop(stop.tid)
+        for stop in ptrace.stops({tid: pid for tid, (pid, *_) in self._seized.items()}):
+            _, judged, shown = self._seized.pop(stop.tid)
             if stop.exec:
-                self._check(stop.stopped, judged)
+                self._check(stop.stopped, judged, shown)
             elif not stop.gone:
                 ptrace.detach(stop.stopped, stop.signal)
 
-    def _check(self, pid: int, judged: tuple[Event, ...]) -> None:
+    def _check(self, pid: int, judged: tuple[Event, ...], shown: _Looks) -> None:
         started = time()
         process = self._view.processes.get(pid)
         try:
@@ -198,6 +225,10 @@ class ExecCheck:
             decision = Decision(BLOCK, "exec", "", f"what really runs could not be read: {error.strerror}")
             self._kill(pid, judged[0], decision, started)
             return
+        if shown and (shown != _looks(judged) or _look(f"/proc/{pid}/exe") not in shown):
+            decision = Decision(BLOCK, "exec", "", "it has changed since a person allowed it")
+            self._kill(pid, actual, decision, started)
+            return
         if actual is not judged[0]:
             decision = self._view.decide(actual)
             enforced = self._view.decide_enforced(actual).action
@@ -208,6 +239,10 @@ class ExecCheck:
                     return
                 enforced = ALLOW  # asked about, or observed only, as a part of the call
             self._recorder.record(actual, decision, enforced, "", started)
+        self._scripts.pop(pid, None)
+        if len(shown) > 1:
+            looks = zip(judged, shown, strict=True)
+            self._scripts[pid] = {event.path: look for event, look in looks if event is not actual}
         ptrace.detach(pid)
 
     def _kill(self, pid: int, event: Event, decision: Decision, started: float) -> None:
@@ -215,8 +250,21 @@ class ExecCheck:
             os.kill(pid, _signal.SIGKILL)
         except ProcessLookupError:
             pass
-        self._seized[pid] = (pid, ())  # its end is told to its tracer first: ``stops`` hands it on to its parent
+        self._seized[pid] = (pid, (), ())  # its end is told to its tracer first: ``stops`` hands it on to its parent
         self._recorder.record(event, decision, BLOCK, "SIGKILL", started)
+
+
+def _looks(judged: tuple[Event, ...]) -> _Looks:
+    """What each file that is to run is, and when it was last changed; nothing for one without a name."""
+    return tuple(_look(event.path) for event in judged)
+
+
+def _look(path: str) -> tuple[int, ...]:
+    try:
+        at = os.stat(path)
+    except OSError:
+        return ()
+    return (at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
 
 
 def real(pid: int, judged: tuple[Event, ...]) -> Event:

@@ -1,114 +1,68 @@
-"""Questions to a person, while the asking call waits and the loop goes on. No answer in time is a no."""
+"""Questions to a person, while the asking call waits and the loop goes on. No answer in time is a no.
+
+Who is really asked lies in ``agent_safety_layer.approvals``; a run that asks nobody imports nothing of it.
+"""
 
 from __future__ import annotations
 
-import _thread
 import os
-import select
-from _collections import deque
-from time import monotonic
 
-from agent_safety_layer.terminal import visible
-from agent_safety_layer.wording import object_of
+from asl_hooks.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
+    from agent_safety_layer.approvals.overlay import Overlay
     from agent_safety_layer.events import Decision, Event
 
-    Answered = Callable[[bool, str], None]
+    Answered = Callable[["Answer"], None]
 else:
     Protocol = object
 
 
+@value
+class Answer:
+    """What came of a question: ``by`` is who answered, or why nobody did; ``message`` is for the agent."""
+
+    allowed: bool
+    by: str = ""
+    message: str = ""
+
+
 class Gate(Protocol):
-    """Somebody who can be asked. ``answered(allowed, by)`` is called once, from the loop's thread."""
+    """Somebody who can be asked, in the loop's thread. ``answered`` is called once, there."""
 
     def ask(self, event: Event, decision: Decision, answered: Answered) -> None:
         """Put a question."""
+
+    def withdraw(self, pid: int) -> None:
+        """A process has gone: nobody waits for the answers to its questions."""
 
     def close(self) -> None:
         """Answer what is open with no."""
 
 
 class Nobody:
-    """A gate that says no at once (``--approve deny``)."""
+    """A gate that says no at once, but to what a person has allowed for always in the file *overlay*."""
 
-    def __init__(self, why: str = "nobody was asked (--approve deny)") -> None:
+    def __init__(self, why: str = "nobody was asked (--approve deny)", overlay: str = "") -> None:
         self._why = why
+        self._path = overlay
+        self._overlay: Overlay | None = None
 
     def ask(self, event: Event, decision: Decision, answered: Answered) -> None:
-        """No."""
-        answered(False, self._why)
+        """No, or what was always allowed."""
+        if self._path and self._overlay is None and os.path.exists(self._path):
+            from agent_safety_layer.approvals.overlay import Overlay
+
+            self._overlay = Overlay(self._path)
+        where = self._overlay.allows(event) if self._overlay is not None else ""
+        answered(Answer(True, f"allowed for always ({where})") if where else Answer(False, self._why))
+
+    def withdraw(self, pid: int) -> None:
+        """Nothing is open."""
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-class Terminal:
-    """A gate on the controlling terminal: one question at a time, ``y`` and Enter for yes, everything else is no.
-
-    ``later`` runs a callable in the loop's thread. Raises ``OSError`` when there is no terminal.
-    """
-
-    def __init__(self, timeout_s: float, later: Callable[[Callable[[], None]], None]) -> None:
-        self._tty = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
-        self._timeout_s = timeout_s
-        self._later = later
-        self._questions: deque[tuple[Event, Decision, Answered, float]] = deque()
-        self._lock = _thread.allocate_lock()
-        self._asking = False
-
-    def ask(self, event: Event, decision: Decision, answered: Answered) -> None:
-        """Queue the question."""
-        with self._lock:
-            self._questions.append((event, decision, answered, monotonic() + self._timeout_s))
-            if self._asking:
-                return
-            self._asking = True
-        _thread.start_new_thread(self._work, ())
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._questions:
-                    self._asking = False
-                    return
-                event, decision, answered, deadline = self._questions.popleft()
-            try:
-                allowed, by = self._put(event, decision, deadline)
-            except OSError as error:
-                allowed, by = False, f"the terminal could not be asked: {error.strerror}"
-            self._later(lambda answered=answered, allowed=allowed, by=by: answered(allowed, by))  # type: ignore[misc]
-
-    def _put(self, event: Event, decision: Decision, deadline: float) -> tuple[bool, str]:
-        if os.tcgetpgrp(self._tty) != os.getpgrp():
-            return False, "the run is in the background, so nobody could be asked"
-        import termios
-
-        termios.tcflush(self._tty, termios.TCIFLUSH)  # what was typed before the question is no answer to it
-        left = deadline - monotonic()
-        who = f"{visible(os.path.basename(event.exe), 60)} (pid {event.pid})"
-        os.write(
-            self._tty,
-            f"\r\nasl: {who} asks for {event.kind} {visible(object_of(event), 300)}\r\n"
-            f"     {visible(decision.reason, 200)} [{visible(decision.rule, 80)} {visible(decision.where, 120)}]\r\n"
-            f"     allow it this once? y + Enter within {max(left, 0):.0f} s, anything else is no: ".encode(),
-        )
-        poll = select.poll()
-        poll.register(self._tty, select.POLLIN)
-        if left <= 0 or not poll.poll(left * 1000):
-            os.write(self._tty, b"\r\nasl: no answer in time: no\r\n")
-            return False, "nobody answered in time"
-        answer = os.read(self._tty, 4096).strip().lower()
-        yes = answer in (b"y", b"yes")
-        return yes, "a person said yes" if yes else "a person said no"
-
-    def close(self) -> None:
-        """Answer what is open with no."""
-        with self._lock:
-            left, self._questions = self._questions, deque()
-        for _, _, answered, _ in left:
-            answered(False, "the run is ending")

@@ -216,6 +216,8 @@ class Engine:
         event = Event("process.exit", process.pid, process.pid, process.ppid, process.exe, span=span, time=now)
         self._view.processes.remove(process)
         self._view.advance(event, ALLOWED)
+        self._execs.gone(process.pid)
+        self.gate.withdraw(process.pid)
         self._recorder.record(event, ALLOWED, ALLOW, "", now)
 
     # -- one call ------------------------------------------------------------------------------------------------------

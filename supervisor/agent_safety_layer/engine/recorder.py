@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_safety_layer.denials import Denials
+    from agent_safety_layer.engine.gate import Answer
     from agent_safety_layer.events import Decision, Event
     from agent_safety_layer.tally import Tally
     from agent_safety_layer.trace.writer import TraceWriter
@@ -35,19 +36,25 @@ class Recorder:
         self.listener: Callable[[Event, Decision, str, str], None] | None = None
 
     def record(
-        self, event: Event, decision: Decision, effective: str, result: str, started: float, why: str = ""
+        self,
+        event: Event,
+        decision: Decision,
+        effective: str,
+        result: str,
+        started: float,
+        answer: Answer | None = None,
     ) -> tuple[bytes, Slot]:
-        """Record an event; its line's body and count come back, for ``repeat``. ``why`` tells what a person said."""
+        """Record an event; its line's body and count come back, for ``repeat``. ``answer`` is what a person said."""
         if event.kind in self._unwanted and effective == ALLOW == decision.action:
             return b"", _NOWHERE
-        if why:
-            event = replace(event, detail=f"{event.detail}; {why}" if event.detail else why)
+        if answer is not None:
+            event = replace(event, detail=f"{event.detail}; {answer.by}" if event.detail else answer.by)
         body = encode(event, decision, effective, result)
         self._writer.add(body, started, int((time() - started) * 1e6))
         decision = counted(decision, effective, result)
         slot = self._tally.add(event, decision, effective)
         if effective not in (ALLOW, AUDIT) or effective != decision.action:
-            self._denials.tell(event, decision, effective, monotonic())
+            self._denials.tell(event, decision, effective, monotonic(), answer)
         if self.listener is not None:
             self.listener(event, decision, effective, result)
         return body, slot

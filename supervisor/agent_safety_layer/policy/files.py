@@ -30,13 +30,13 @@ _NOT_DEVICES = (
 )  # files in memory; terminals, whose owners close them to others
 _DEVICE = Decision(ALLOW, "devices", "built-in", "every program may use this device")
 _ANYTHING = Decision(ALLOW)
-_EVERYTHING = ("/", "/*", "/**", "**")
+EVERYTHING = ("/", "/*", "/**", "**")
 _KEEPING = ("block", "protect")
 
 
 def covers_all(entry: Entry) -> bool:
     """Whether the entry stands for every path there is."""
-    return any(form in _EVERYTHING for form in entry.forms)
+    return any(form in EVERYTHING for form in entry.forms)
 
 
 class FilesJudge:
@@ -91,9 +91,12 @@ class FilesJudge:
             return Decision(BLOCK, "files.devices", "built-in", reason)
         return decision
 
-    def whole(self, path: str, *, write: bool) -> bool:
-        """Whether the lists allow *path* together with what is below it, as far as that is not named itself."""
-        return self._judge(path, write=write, whole=True).action == ALLOW
+    def whole(self, path: str, *, write: bool, asked: bool = False) -> bool:
+        """Whether the lists allow *path* together with what is below it, as far as that is not named itself; with
+        ``asked`` also where they ask.
+        """
+        action = self._judge(path, write=write, whole=True).action
+        return action == ALLOW or (asked and action == ASK)
 
     def _judge(self, path: str, *, write: bool, whole: bool = False) -> Decision:
         roles: dict[str, Entry] = {}

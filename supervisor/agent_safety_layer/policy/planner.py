@@ -20,7 +20,7 @@ import stat
 
 from agent_safety_layer.events import ASK, BLOCK, FILE_KINDS
 from agent_safety_layer.policy.decision import judge_of
-from agent_safety_layer.policy.files import DEVICES, covers_all
+from agent_safety_layer.policy.files import DEVICES, EVERYTHING, covers_all
 from agent_safety_layer.policy.globs import PathIndex, follow, has_meta
 from asl_hooks.value import value
 
@@ -36,6 +36,7 @@ else:
     Protocol = object
 
 BUDGET = 20_000
+BUILT_IN = "built-in"  # the origin of what holds in every run
 OFTEN = frozenset({"/etc/ld.so.cache"})  # files that every program opens at its start
 FIXED = frozenset({"/dev/pts"})  # folders in which only the kernel makes names, whoever may write below them
 FOLDER, PROGRAM, FILE = "folder", "program", "file"
@@ -103,21 +104,32 @@ class Bounds:
         return "/" in prefixes
 
 
-def plan(policy: Policy, tree: Tree, *, record: str = "all", landlock: bool = True, budget: int = BUDGET) -> Plan:
+def plan(
+    policy: Policy,
+    tree: Tree,
+    *,
+    record: str = "all",
+    landlock: bool = True,
+    budget: int = BUDGET,
+    asks: bool = False,
+) -> Plan:
     """The plan for *policy* on the file system that *tree* shows. ``budget`` bounds how many entries are looked at;
-    ``record`` tells what is to be written down (``Policy.record``).
+    ``record`` tells what is to be written down (``Policy.record``); with ``asks`` there is somebody who answers
+    questions.
 
     Without ``landlock`` nothing is bounded. Postcondition: what ``read`` covers and is there when ``wave_reads``, and
     whatever ``write`` covers, is decided allow, audit or warn.
     """
     if not landlock:
         return Plan((), (), False, ("Landlock is not to be had here, so every file operation is served.",))
-    return _Planner(policy, tree, budget, unseen=record == "changes" and _may_go_unseen(policy)).plan()
+    unseen = record == "changes" and _may_go_unseen(policy)
+    return _Planner(policy, tree, budget, unseen=unseen, asks=asks).plan()
 
 
 class _Planner:
-    def __init__(self, policy: Policy, tree: Tree, budget: int, *, unseen: bool = False) -> None:
+    def __init__(self, policy: Policy, tree: Tree, budget: int, *, unseen: bool, asks: bool) -> None:
         self.tree = tree
+        self.asks = asks
         self.left = budget
         self.whole = unseen
         self.notes: list[str] = []
@@ -147,8 +159,13 @@ class _Planner:
     def _note_holes(self, layer: Layer) -> None:
         files = layer.files
         if files is not None:
-            for entry in (*files.block, *(entry for entry in files.ask if not covers_all(entry))):
+            for entry in files.block:
                 self._hole(entry)
+            for entry in files.ask:
+                if self.asks and entry.origin != BUILT_IN:
+                    self._may_run(f"'{entry.text}' ({entry.origin})")
+                elif not covers_all(entry):
+                    self._hole(entry)
         for rule in layer.rules:
             condition = rule.condition
             if rule.action not in (ASK, BLOCK) or not any(kind in FILE_KINDS for kind in condition.on):
@@ -157,7 +174,9 @@ class _Planner:
             if condition.path is not None:
                 for form in condition.path.forms:
                     self.ruled.add(form, rule.name)
-                if reads:
+                if reads and rule.action == ASK and self.asks:
+                    self._may_run(f"the rule '{rule.name}' ({rule.origin})")
+                elif reads:
                     self._hole(condition.path)
                 continue
             self.anywhere = True
@@ -173,6 +192,10 @@ class _Planner:
                 self._serve_all(f"'{entry.text}' ({entry.origin}) can match anywhere")
             else:
                 self.wild.add(form, entry.text)
+
+    def _may_run(self, what: str) -> None:
+        """What a person allows to be run, the kernel has to read by itself: it stays within, and no open is waved."""
+        self._serve_all(f"what {what} asks about may be a program that is to be run when it is allowed")
 
     def _look_for_matches(self) -> None:
         matches, complete = self._matches(self.wild)
@@ -230,16 +253,32 @@ class _Planner:
                     wild.add(form, form)
             candidates.update(self._matches(wild)[0])
         candidates.update(DEVICES)
+        if access == "read" and self.asks:
+            asked = [entry for judge in self.judges for entry in judge.files.ask if entry.origin != BUILT_IN]
+            candidates.update(self._present(form for entry in asked for form in entry.forms))
         if not bounded:
             candidates.add("/")
         decided = [path for path in candidates if self._allows(access, path) and self.tree.exists(path)]
         chosen = set(decided)
         return sorted(path for path in decided if not any(folder in chosen for folder in _ancestors(path)))
 
+    def _present(self, forms: Iterable[str]) -> Iterator[str]:
+        """The literal among *forms*, and what is there that the others match."""
+        wild: PathIndex[str] = PathIndex()
+        for form in forms:
+            if form in EVERYTHING:
+                yield "/"
+            elif not has_meta(form):
+                yield form
+            elif not form.startswith("/**"):
+                wild.add(form, form)
+        yield from self._matches(wild)[0]
+
     def _allows(self, access: str, path: str) -> bool:
         if path in self.blocked or any(folder in self.blocked for folder in _ancestors(path)):
             return False
-        return all(judge.whole(path, write=access == "write") for judge in self.judges)
+        write = access == "write"
+        return all(judge.whole(path, write=write, asked=self.asks and not write) for judge in self.judges)
 
     def _clean(self, path: str) -> bool:
         """Whether no pattern that takes something away covers *path*, or could ever match below it."""

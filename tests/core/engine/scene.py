@@ -16,6 +16,7 @@ from typing import Any
 from agent_safety_layer.engine.answers import Answers, Stopped
 from agent_safety_layer.engine.describers import Describers
 from agent_safety_layer.engine.execs import ExecCheck
+from agent_safety_layer.engine.gate import Answer
 from agent_safety_layer.engine.kernel import Kernel
 from agent_safety_layer.engine.operation import Operation
 from agent_safety_layer.engine.plans import Plans
@@ -80,10 +81,13 @@ class FakeBackend:
 class FakeGate:
     """Keeps the questions."""
 
-    asked: list[tuple[Event, Decision, Callable[[bool, str], None]]] = field(default_factory=list)
+    asked: list[tuple[Event, Decision, Callable[[Answer], None]]] = field(default_factory=list)
 
-    def ask(self, event: Event, decision: Decision, answered: Callable[[bool, str], None]) -> None:
+    def ask(self, event: Event, decision: Decision, answered: Callable[[Answer], None]) -> None:
         self.asked.append((event, decision, answered))
+
+    def withdraw(self, pid: int) -> None:
+        return
 
     def close(self) -> None:
         self.asked.clear()
@@ -97,7 +101,13 @@ class FakeRecorder:
     tally: Tally = field(default_factory=Tally)
 
     def record(
-        self, event: Event, decision: Decision, effective: str, result: str, started: float, why: str = ""
+        self,
+        event: Event,
+        decision: Decision,
+        effective: str,
+        result: str,
+        started: float,
+        answer: Answer | None = None,
     ) -> tuple[bytes, Any]:
         self.entries.append((event, decision, effective, result))
         return event.path.encode(), self.tally.add(event, decision, effective)

@@ -9,6 +9,7 @@ from errno import EACCES, EINVAL, ENOENT
 
 import pytest
 
+from agent_safety_layer.engine.gate import Answer
 from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, WARN
 from tests.core.engine.scene import AT_FDCWD, Scene
 
@@ -102,12 +103,12 @@ def test_a_question_parks_the_call_and_an_answer_ends_the_wait(scenes: Callable[
     assert scene.make("openat", AT_FDCWD, "dir/inner", R, 0) == ("inject", False), "others do not wait"
     ((event, decision, answered),) = scene.gate.asked
     assert (event.path, decision.action) == (f"{scene.workspace}/file", ASK)
-    answered(True, "a person said yes")
+    answered(Answer(True, "a person said yes"))
     assert scene.opened() == "file"
     assert done(scene)[-1] == (ASK, ALLOW, "")
     scene.gate.asked.clear()
     assert scene.make("openat", AT_FDCWD, "file", R, 0) == (), "a yes is for one time"
-    scene.gate.asked[0][2](False, "a person said no")
+    scene.gate.asked[0][2](Answer(False, "a person said no"))
     assert scene.backend.answers[-1] == ("fail", EACCES)
     assert done(scene)[-1] == (ASK, BLOCK, "EACCES")
 
@@ -117,12 +118,12 @@ def test_what_was_judged_is_what_is_done_after_the_wait(scenes: Callable[..., Sc
     assert scene.make("openat", AT_FDCWD, "file", R, 0) == ()
     os.rename("file", "moved")
     os.symlink("/etc/passwd", "file")
-    scene.gate.asked[0][2](True, "yes")
+    scene.gate.asked[0][2](Answer(True, "yes"))
     assert scene.opened() == "moved", "the very file, not what bears its name by now"
     os.unlink("file")
     assert scene.make("openat", AT_FDCWD, "file", W | CREATE | os.O_EXCL, 0o600) == ()
     os.symlink("dir/inner", "file")
-    scene.gate.asked[1][2](True, "yes")
+    scene.gate.asked[1][2](Answer(True, "yes"))
     assert scene.backend.answers[-1][0] == "fail", "never through a link that came to be meanwhile"
 
 
@@ -131,7 +132,7 @@ def test_a_file_that_came_to_be_while_one_was_asked_is_judged_as_what_it_is(scen
     scene = scenes('version: 1\nfiles: {read: ["/"], write: ["/"], ask: ["${WORKSPACE}/n*"]}\n' + rules)
     assert scene.make("openat", AT_FDCWD, "new", W | CREATE, 0o600) == ()
     pathlib.Path("new").write_text("somebody else's")
-    scene.gate.asked[0][2](True, "yes")
+    scene.gate.asked[0][2](Answer(True, "yes"))
     assert scene.backend.answers[-1] == ("fail", EACCES)
     assert pathlib.Path("new").read_text() == "somebody else's"
 
@@ -140,7 +141,7 @@ def test_an_answer_that_comes_too_late_does_nothing(scenes: Callable[..., Scene]
     scene = scenes(ASKING)
     assert scene.make("openat", AT_FDCWD, "file", W | os.O_TRUNC, 0) == ()
     scene.backend.alive = False  # the process was killed meanwhile
-    scene.gate.asked[0][2](True, "yes")
+    scene.gate.asked[0][2](Answer(True, "yes"))
     assert not scene.backend.answers
     assert pathlib.Path("file").read_text() == "hello"
     assert not done(scene)
@@ -152,7 +153,7 @@ def test_a_yes_for_one_call_is_not_remembered_for_another(scenes: Callable[..., 
     call = scene.call("openat", AT_FDCWD, "dir/inner", R, 0)
     shape = scene.plans.shapes[call.nr]
     assert scene.plans.find(call, scene.process, shape) is None
-    scene.gate.asked[0][2](True, "yes")
+    scene.gate.asked[0][2](Answer(True, "yes"))
     assert scene.plans.find(call, scene.process, shape) is None
     assert scene.make("openat", AT_FDCWD, "dir/inner", R, 0) == ("fail", EACCES)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from agent_safety_layer.engine.gate import Answer
 from agent_safety_layer.engine.plans import Plan, open_again
 from tests.core.engine.scene import AT_FDCWD, Scene
 
@@ -104,7 +105,7 @@ def test_no_plan_while_the_policy_has_a_memory_or_asks(scenes: Callable[..., Sce
     assert plan_for(stateful, AT_FDCWD, "file", R, 0) is None
     asking = scenes('version: 1\nfiles: {read: ["/"], ask: ["${WORKSPACE}/file"]}\n')
     assert opens(asking, AT_FDCWD, "file", R, 0) == ()
-    asking.gate.asked[0][2](True, "yes")
+    asking.gate.asked[0][2](Answer(True, "yes"))
     assert plan_for(asking, AT_FDCWD, "file", R, 0) is None
 
 
