@@ -170,7 +170,7 @@ def test_always_is_written_down_and_holds_in_the_next_run(asked: Asked, tmp_path
     later.scene.desk.close()
     nobody: list[Answer] = []
     for event in (READ, replace(READ, kind="file.write")):
-        Nobody(asked.scene.overlay).ask(event, WHY, nobody.append)
+        Nobody(overlay=asked.scene.overlay).ask(event, WHY, nobody.append)
     assert [answer.allowed for answer in nobody] == [True, False]
 
 
