@@ -23,6 +23,7 @@ COMMANDS = {
     "policy": ("policy", "Check and show policies."),
     "replay": ("replay", "Decide a recorded run again, under its own policy or others."),
     "report": ("report", "Make one self-contained HTML page of a run."),
+    "top": ("top", "List what runs under supervision now."),
     "trace": ("trace", "List, show, query, follow, count and verify traces."),
 }
 
