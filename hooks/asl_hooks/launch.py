@@ -46,7 +46,8 @@ class LaunchSpec:
     ``folders`` are the cgroups and ``scratch`` the folder that it removes if the supervisor cannot. ``network``: put
     the child into an empty network namespace, ``ipc``: into an IPC namespace, where the machine has one to give. An
     ordinary user gets the second only along with the first. ``shared`` gives the filter for a child that has to stay in
-    the IPC namespace of all, in place of ``filter``.
+    the IPC namespace of all, in place of ``filter``. ``call`` is called in place of the program, with ``environment``
+    as its own; what it returns is the exit status.
     """
 
     argv: tuple[str, ...]
@@ -65,6 +66,7 @@ class LaunchSpec:
     network: bool = False
     ipc: bool = False
     shared: Callable[[], bytes] | None = None
+    call: Callable[[], int] | None = None
 
 
 @value
@@ -233,6 +235,10 @@ def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
             os._exit(125)
         os.close(listener)
         os.close(go)
+        if spec.call is not None:
+            os.environ.clear()
+            os.environ.update(spec.environment)
+            os._exit(spec.call())
         os._exit(_exec(execve, argv, environment, paths, spec.argv[0]))
     except BaseException as error:  # whatever it was, the parent must hear of it
         errno = getattr(error, "errno", None) or EPERM

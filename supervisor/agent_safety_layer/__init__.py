@@ -16,6 +16,8 @@ The library, for functions and sessions of this process, has what users of relea
 and, for commands under kernel enforcement:
 
     supervisor, run, outcome  Supervisor; a run that goes on; what it came to
+    sandbox, compiled         a function in a confined child; a layer's policies and boundaries for the kernel
+    plaindata                 values from a process that nobody trusts
     spans                     telling a supervisor which operation runs
     helper, hosted, link      the process that forks supervisors; a session in one; what they say to each other
 
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.outcome import Denied as Denied
     from agent_safety_layer.outcome import Report as Report
     from agent_safety_layer.outcome import RunFailed as RunFailed
+    from agent_safety_layer.plaindata import SandboxedError as SandboxedError
     from agent_safety_layer.policies import ApprovalPolicy as ApprovalPolicy
     from agent_safety_layer.policies import AuditPolicy as AuditPolicy
     from agent_safety_layer.policies import BlockPolicy as BlockPolicy
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.replay import SessionRecorder as SessionRecorder
     from agent_safety_layer.replay import SessionReplayer as SessionReplayer
     from agent_safety_layer.run import Run as Run
+    from agent_safety_layer.sandbox import SandboxDied as SandboxDied
     from agent_safety_layer.sessions import SafetySession as SafetySession
     from agent_safety_layer.supervisor import Supervisor as Supervisor
     from agent_safety_layer.tracing import Trace as Trace
@@ -129,6 +133,8 @@ _HOMES = {
     "Report": "outcome",
     "Denied": "outcome",
     "RunFailed": "outcome",
+    "SandboxDied": "sandbox",
+    "SandboxedError": "plaindata",
     "AslError": "errors",
     "PolicyError": "errors",
 }
@@ -189,6 +195,8 @@ __all__ = [
     "SafetyLayer",
     "SafetySession",
     "SafetyViolation",
+    "SandboxDied",
+    "SandboxedError",
     "SessionRecorder",
     "SessionReplayer",
     "Supervisor",

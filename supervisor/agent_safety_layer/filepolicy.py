@@ -14,7 +14,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +60,17 @@ def load_policy(
     >>> load_policy("offline", extra={"files": {"read": ["/opt/models"]}}).name
     'offline'
     """
+    return loaded(sources, workspace, os.path.realpath(tempfile.gettempdir()), extra)
+
+
+def loaded(
+    sources: Sequence[str | Path], workspace: str | Path | None, tmp: str, extra: Mapping[str, Any] | None = None
+) -> FilePolicies:
+    """Like ``load_policy``, with *tmp* for ``${TMP}``."""
     variables = {
         "WORKSPACE": os.path.realpath(workspace or os.getcwd()),
         "HOME": os.path.expanduser("~"),
-        "TMP": os.path.realpath(tempfile.gettempdir()),
+        "TMP": tmp,
         "USER": os.environ.get("USER", str(os.getuid())),
         "STATE": state_path(),
         "CWD": os.getcwd(),

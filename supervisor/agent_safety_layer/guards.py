@@ -9,23 +9,29 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from agent_safety_layer.calls import Shape, argument_texts
+from agent_safety_layer.errors import UsageError
 from agent_safety_layer.operation import Operation
 
 if TYPE_CHECKING:
+    from agent_safety_layer.compiled import Source
     from agent_safety_layer.layer import SafetyLayer
 
     Begin = Callable[[tuple[Any, ...], dict[str, Any]], Operation]
 
 
 def guarded(
-    layer: SafetyLayer, func: Callable[..., Any], operation: str | None, given: dict[str, Any] | None
+    layer: SafetyLayer,
+    func: Callable[..., Any],
+    operation: str | None,
+    given: dict[str, Any] | None,
+    sandbox: Source = False,
 ) -> Callable[..., Any]:
     """The function under the layer's guard: same kind, same signature, same name."""
     if isinstance(func, staticmethod | classmethod):
-        return type(func)(guarded(layer, func.__func__, operation, given))
+        return type(func)(guarded(layer, func.__func__, operation, given, sandbox))
     shape = Shape(func, given or {})
     name = operation or shape.name
 
@@ -44,8 +50,12 @@ def guarded(
         (inspect.isgeneratorfunction, _generator_function),
     ):
         if kind(called):
+            if sandbox is not False:
+                if make is not _coroutine_function:
+                    raise UsageError(f"{name} is a generator: it cannot leave a sandbox step by step.")
+                return _sandboxed_coroutine_function(func, begin, sandbox)
             return make(func, begin)
-    return _function(func, begin)
+    return _function(func, begin) if sandbox is False else _sandboxed_function(func, begin, sandbox)
 
 
 def _function(func: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
@@ -62,6 +72,33 @@ def _coroutine_function(func: Callable[..., Awaitable[Any]], begin: Begin) -> Ca
         return await begin(args, kwargs).run_async(lambda: func(*args, **kwargs))
 
     return wrapper
+
+
+def _sandboxed_function(func: Callable[..., Any], begin: Begin, sandbox: Source) -> Callable[..., Any]:
+    @functools.wraps(func)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        operation = begin(args, kwargs)
+        return operation.run(operation.sandboxed(lambda: func(*args, **kwargs), sandbox, returned_by(func)).run)
+
+    return wrapper
+
+
+def _sandboxed_coroutine_function(func: Callable[..., Any], begin: Begin, sandbox: Source) -> Callable[..., Any]:
+    @functools.wraps(func)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        operation = begin(args, kwargs)
+        call = operation.sandboxed(lambda: func(*args, **kwargs), sandbox, returned_by(func))
+        return await operation.run_async(call.arun)
+
+    return wrapper
+
+
+def returned_by(func: Callable[..., Any]) -> Any:
+    """What the function says that it returns; None when it does not say, or it cannot be told."""
+    try:
+        return get_type_hints(func).get("return")
+    except (NameError, TypeError, AttributeError):
+        return None
 
 
 def _generator_function(func: Callable[..., Generator[Any, Any, Any]], begin: Begin) -> Callable[..., Any]:
@@ -149,4 +186,4 @@ def _async_generator_function(func: Callable[..., AsyncGenerator[Any, Any]], beg
     return wrapper
 
 
-__all__ = ["guarded"]
+__all__ = ["guarded", "returned_by"]

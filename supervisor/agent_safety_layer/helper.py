@@ -32,7 +32,7 @@ _NEEDED = (
     *("engine.recorder", "engine.view", "policy.commands", "policy.decision", "policy.draft", "policy.environ"),
     *("policy.files", "policy.globs", "policy.hosts", "policy.loading", "policy.model", "policy.network"),
     *("policy.paths", "policy.plain", "policy.planner", "policy.reader", "policy.remedies", "policy.ruleset"),
-    *("policy.state", "trace.encode", "trace.header", "trace.redact", "trace.writer"),
+    *("policy.state", "policy.summary", "trace.encode", "trace.header", "trace.redact", "trace.writer"),
 )
 _HOOKS = (
     *("_abi.landlock", "cgroup", "filters", "landlock", "launch", "netns", "notify", "ptrace", "throttle", "usage"),

@@ -19,6 +19,8 @@ from agent_safety_layer.policy.plain import rebuilt
 from agent_safety_layer.session import Session, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent_safety_layer.engine.gate import Gate
     from agent_safety_layer.engine.loop import Engine
     from agent_safety_layer.link import Link, Message
@@ -26,15 +28,22 @@ if TYPE_CHECKING:
 
 
 class Hosted:
-    """The host of a session, at the other end of a link."""
+    """The host of a session, at the other end of a link. See ``session.Host`` for what it may be given."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(
+        self, link: Link, span: str = "", call: Callable[[], int] | None = None, keep: tuple[int, ...] = ()
+    ) -> None:
+        self.span = span
+        self.call = call
+        self.keep = keep
         self._link = link
         self._tree: Tree | None = None
 
     def begins(self, session: Session, engine: Engine, tree: Tree, pid: int) -> None:
         """Tell the program what it started, and listen to it from now on."""
         self._tree = tree
+        for fd in self.keep:
+            os.close(fd)  # the child has it
         try:
             self._link.send({"started": {"pid": pid, "run": session.run_id, "trace": session.trace_path}})
         except BrokenPipeError:
@@ -68,9 +77,19 @@ def serve(link: Link) -> None:
         if message is None:
             os._exit(0)
         _settle_in(message, link)
-        session = Session(_settings(message), Hosted(link))
-        ending = session.run()
-        link.send({"ended": {"exit_code": ending.exit_code, "report": session.result}})
+        run(link, _settings(message), Hosted(link))
+    except AslError as error:
+        _fail(link, error)
+    finally:
+        os._exit(0)
+
+
+def run(link: Link, settings: Settings, host: Hosted) -> None:
+    """Run a session, tell the other side how that ended, and exit. Never returns."""
+    try:
+        session = Session(settings, host)
+        session.run()
+        link.send({"ended": {"report": session.result}})
     except AslError as error:
         _fail(link, error)
     except BrokenPipeError:
@@ -79,7 +98,7 @@ def serve(link: Link) -> None:
         import traceback
 
         traceback.print_exc()
-        _fail(link, InternalError(f"{type(error).__name__} before the run"))
+        _fail(link, InternalError(f"{type(error).__name__} around the run"))
     finally:
         os._exit(0)
 

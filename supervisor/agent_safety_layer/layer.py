@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from agent_safety_layer.approval import ApprovalGate, ApprovalRequest, ApprovalStatus, AsyncApprovalGate
 from agent_safety_layer.boundaries import Boundary, BoundarySet, NetworkBoundary, PathBoundary
@@ -18,8 +18,11 @@ from agent_safety_layer.tracing import Trace, Tracer
 from agent_safety_layer.violations import SafetyCheckResult, violation_of
 
 if TYPE_CHECKING:
+    from agent_safety_layer.compiled import Source
     from agent_safety_layer.events import TraceEntry
+    from agent_safety_layer.outcome import Completed
     from agent_safety_layer.policy import Policy as FilePolicies
+    from agent_safety_layer.supervisor import Command, Options, Supervisor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -139,12 +142,22 @@ class SafetyLayer:
 
     @overload
     def guard(
-        self, func: Callable[P, R], *, operation: str | None = None, context: dict[str, Any] | None = None
+        self,
+        func: Callable[P, R],
+        *,
+        operation: str | None = None,
+        context: dict[str, Any] | None = None,
+        sandbox: Source = False,
     ) -> Callable[P, R]: ...
 
     @overload
     def guard(
-        self, func: None = None, *, operation: str | None = None, context: dict[str, Any] | None = None
+        self,
+        func: None = None,
+        *,
+        operation: str | None = None,
+        context: dict[str, Any] | None = None,
+        sandbox: Source = False,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
     def guard(
@@ -153,6 +166,7 @@ class SafetyLayer:
         *,
         operation: str | None = None,
         context: dict[str, Any] | None = None,
+        sandbox: Source = False,
     ) -> Any:
         """The function, judged at each call by its name and its arguments before it runs.
 
@@ -160,6 +174,13 @@ class SafetyLayer:
         Patterns are looked for in the name (or ``operation``) and in every text among the arguments. Boundaries look at
         the arguments whose names or annotations say path, file, url, host, cmd and the like. ``context`` is added to
         what policies and boundaries see. Calls raise ``SafetyViolation``, and whatever the function raises.
+
+        With ``sandbox=True`` each call runs in a forked child that the kernel confines to this layer's policies and
+        boundaries (to the profile ``workspace`` where they speak of neither files nor the network); a profile, a
+        policy file or what ``load_policy`` returns holds in addition to them. Plain data and exceptions come back, and
+        objects of the type that the function is annotated to return. A call that fails after something was refused,
+        and one that reaches a limit, raises ``SafetyViolation`` naming the event. The child is a copy: what it changes
+        in memory is lost, and it has no descriptors but 0, 1 and 2. Not for generators.
 
         >>> safety = SafetyLayer(boundaries=[PathBoundary(allowed_paths=["/tmp"])])
         >>> @safety.guard(operation="read a file")
@@ -170,8 +191,8 @@ class SafetyLayer:
         agent_safety_layer.violations.SafetyViolation: Path not in allowed list
         """
         if func is None:
-            return lambda wrapped: guarded(self, wrapped, operation, context)
-        return guarded(self, func, operation, context)
+            return lambda wrapped: guarded(self, wrapped, operation, context, sandbox)
+        return guarded(self, func, operation, context, sandbox)
 
     def session(self, name: str = "session", record: bool = False) -> SafetySession:
         """A session to enter with ``with`` or ``async with``; ``record=True`` keeps what a replay needs.
@@ -183,6 +204,45 @@ class SafetyLayer:
         1
         """
         return SafetySession(self, name, record)
+
+    @overload
+    def supervise(
+        self,
+        command: Command,
+        *,
+        input: bytes | None = None,
+        capture_output: bool = False,
+        text: Literal[False] = False,
+        check: bool = False,
+        **options: Unpack[Options],
+    ) -> Completed[bytes]: ...
+
+    @overload
+    def supervise(
+        self,
+        command: Command,
+        *,
+        input: str | None = None,
+        capture_output: bool = False,
+        text: Literal[True],
+        check: bool = False,
+        **options: Unpack[Options],
+    ) -> Completed[str]: ...
+
+    def supervise(self, command: Command, **options: Any) -> Completed[Any]:
+        """The command, run under the kernel's enforcement of this layer's policies and boundaries.
+
+        Arguments and errors are those of ``Supervisor.run``. What the command does is refused, not raised: see
+        ``denials`` of what comes back. Patterns are looked for in each command line of its tree.
+        """
+        return self.supervisor().run(command, **options)
+
+    def supervisor(self, further: Source = True) -> Supervisor:
+        """A ``Supervisor`` with this layer's policies and boundaries as they are now; *further* as for ``guard``."""
+        from agent_safety_layer.compiled import policy_of
+        from agent_safety_layer.supervisor import Supervisor
+
+        return Supervisor(policy_of(self, further))
 
     def replay(
         self,

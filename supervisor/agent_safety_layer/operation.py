@@ -24,10 +24,12 @@ from agent_safety_layer.policies import PolicyAction, PolicyResult
 from agent_safety_layer.replay import SessionRecorder
 from agent_safety_layer.spans import Stepped
 from agent_safety_layer.tracing import Span, TraceLevel, Tracer, TraceStatus, current_span
-from agent_safety_layer.violations import SafetyCheckResult
+from agent_safety_layer.violations import Crossed, SafetyCheckResult, SafetyViolation
 
 if TYPE_CHECKING:
+    from agent_safety_layer.compiled import Source
     from agent_safety_layer.layer import SafetyLayer
+    from agent_safety_layer.sandbox import Call
 
 T = TypeVar("T")
 _log = logging.getLogger("agent_safety_layer")
@@ -83,8 +85,8 @@ class Operation:
             output = func()
         except BaseException as error:
             self.leave()
-            self.failed(error)
-            raise
+            self.broke(error)
+            return None
         self.leave()
         return output if self.completed(output) else None
 
@@ -115,8 +117,8 @@ class Operation:
                 self.seconds = max(self.seconds, math.nextafter(limit, math.inf))
                 if not self.completed(None):
                     return None
-            self.failed(error)
-            raise
+            self.broke(error)
+            return None
         self.leave()
         return output if self.completed(output) else None
 
@@ -187,6 +189,12 @@ class Operation:
         elif token is not None:
             self._tokens = token, None
 
+    def sandboxed(self, func: Callable[[], Any], sandbox: Source, expected: Any = None) -> Call:
+        """The call of *func* in a sandbox, as a part of this operation."""
+        from agent_safety_layer.sandbox import Call
+
+        return Call(self.layer, self.name, func, sandbox, self._entry.id if self._entry is not None else "", expected)
+
     def stepping(self, awaitable: Awaitable[T]) -> Awaitable[T]:
         """The awaitable, each step of which the supervisor, if there is one, sees in this operation's span."""
         return Stepped(awaitable, self._entry.id) if self._begun and self._entry is not None else awaitable
@@ -230,6 +238,21 @@ class Operation:
         if self._entered and self.layer.boundary_set.boundaries:
             self._finished()
         self._close(TraceStatus.FAILED, None, str(error), type(error).__name__)
+
+    def broke(self, error: BaseException) -> None:
+        """Raise *error*, recorded; or, when a sandbox says that it crossed a line, what the layer makes of that."""
+        if not isinstance(error, Crossed):
+            self.failed(error)
+            raise error
+        if self.layer.boundary_set.boundaries:
+            self._finished()
+        before = self._result.policy_results if self._result is not None else []
+        result = self._result = SafetyCheckResult(False, [*before, *error.results], error.violations)
+        self._close(TraceStatus.BLOCKED, None, result.blocked_reason)
+        try:
+            self.layer.violated(result)
+        except SafetyViolation as violation:
+            raise violation from error.__cause__
 
     def _finished(self) -> list[Any]:
         nested = any(layer is self.layer for layer in _running.get())

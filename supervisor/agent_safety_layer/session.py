@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.events import Decision, Event
     from agent_safety_layer.machine import Domain, Machine
     from agent_safety_layer.output import Output
-    from agent_safety_layer.policy import Limits, Plan, Policy
+    from agent_safety_layer.policy import Layer, Limits, Plan, Policy
     from agent_safety_layer.tree import Tree
     from asl_hooks.cgroup import Subtree
     from asl_hooks.launch import Launched
@@ -77,6 +77,10 @@ class Settings:
 class Host(Protocol):
     """The program that a session runs for, where that is not a person at a terminal."""
 
+    span: str  # of the operation that the run is a part of, if it is
+    call: Callable[[], int] | None  # what runs in place of a program
+    keep: tuple[int, ...]  # descriptors above 2 that it gets
+
     def begins(self, session: Session, engine: Engine, tree: Tree, pid: int) -> None:
         """The child is there and waits for the word."""
 
@@ -88,6 +92,17 @@ def _remedy(policy: Policy, event: Event, decision: Decision) -> str:
     from agent_safety_layer.policy import remedy
 
     return remedy(policy, event, decision)
+
+
+def _with_tmp(layer: Layer, tmp: str) -> Layer:
+    """A layer that was loaded before the run had its private folder, with that folder to write in."""
+    from agent_safety_layer.policy.globs import escape
+    from agent_safety_layer.policy.model import Entry
+
+    if layer.files is None or not layer.files.write_list:
+        return layer
+    own = Entry("${TMP}", layer.files.write_list, (escape(tmp),))
+    return replace(layer, files=replace(layer.files, write=(*layer.files.write, own)))
 
 
 class Session:
@@ -180,7 +195,8 @@ class Session:
                 observe=settings.observe,
             )
         if settings.given:
-            policy = Policy((*settings.given.layers, *policy.layers), (*settings.given.sources, *policy.sources))
+            given = (_with_tmp(layer, tmp) for layer in settings.given.layers)
+            policy = Policy((*given, *policy.layers), (*settings.given.sources, *policy.sources))
         self._given = policy
         self._tell_gaps(policy)
         policy = self._guarded(policy, state_dir)
@@ -325,6 +341,8 @@ class Session:
                 kill_all=group.kill_all if group else -1,
                 folders=group.folders if group else (),
                 scratch=private.tmp,
+                keep=self._host.keep if self._host is not None else (),
+                call=self._host.call if self._host is not None else None,
                 network=policy.guards_network and machine.isolates,
                 ipc=machine.isolates,
                 shared=partial(kernel.program, shares_ipc=True),
@@ -371,6 +389,7 @@ class Session:
             egress=egress,
             verify_exec=machine.verifies_exec,
             max_processes=policy.limits.processes or 0,
+            span=self._host.span if self._host is not None else "",
         )
 
     def _live(self, tree: Tree, started: float) -> tuple[Ending, AslError | None]:

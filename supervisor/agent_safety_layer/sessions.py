@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from agent_safety_layer import spans
 from agent_safety_layer.events import ALLOW, Decision, Event, Outcome
 from agent_safety_layer.events import TraceEntry as Line
+from agent_safety_layer.guards import returned_by
 from agent_safety_layer.operation import Operation, next_in_sequence
 from agent_safety_layer.replay import RecordedSession, SessionRecorder
 from agent_safety_layer.tracing import Trace, TraceLevel, Tracer, current_span
 from agent_safety_layer.violations import SafetyCheckResult
 
 if TYPE_CHECKING:
+    from agent_safety_layer.compiled import Source
     from agent_safety_layer.layer import SafetyLayer
 
 T = TypeVar("T")
@@ -64,18 +66,22 @@ class SafetySession:
         func: Callable[[], T],
         context: dict[str, Any] | None = None,
         operation_type: str = "function",
+        sandbox: Source = False,
     ) -> T:
         """What *func* returns, run if the operation may. None when it may not and the layer does not raise.
 
         ``operation`` is what patterns are looked for in, and ``context`` what boundaries judge. ``operation_type`` is
         for approvals; one in the context counts unless another is given here. An async *func* gives an awaitable that
-        does all of this; a gate is then waited for without stopping the event loop.
+        does all of this; a gate is then waited for without stopping the event loop. ``sandbox`` is that of
+        ``SafetyLayer.guard``.
 
         Raises ``SafetyViolation``, and whatever *func* raises.
         """
         if inspect.iscoroutinefunction(func):
-            return cast(T, self.execute_async(operation, func, context, operation_type))
+            return cast(T, self.execute_async(operation, func, context, operation_type, sandbox))
         running = self._operation(operation, context, operation_type)
+        if sandbox is not False:
+            return cast(T, running.run(running.sandboxed(func, sandbox, returned_by(func)).run))
         if not running.admit():
             return cast(T, None)
         running.enter()
@@ -96,9 +102,13 @@ class SafetySession:
         func: Callable[[], Awaitable[T]],
         context: dict[str, Any] | None = None,
         operation_type: str = "function",
+        sandbox: Source = False,
     ) -> T:
         """Like ``execute``, for a function whose result is to be awaited."""
-        return cast(T, await self._operation(operation, context, operation_type).run_async(func))
+        running = self._operation(operation, context, operation_type)
+        if sandbox is not False:
+            return cast(T, await running.run_async(running.sandboxed(func, sandbox, returned_by(func)).arun))
+        return cast(T, await running.run_async(func))
 
     def log(self, message: str, level: TraceLevel = TraceLevel.INFO) -> None:
         """Add a message to the trace."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agent_safety_layer.approval import ApprovalRequest
@@ -91,6 +92,15 @@ class SafetyViolation(Exception):  # its name is public since 0.1
         return self.boundary_violation is not None
 
 
+class Crossed(Exception):
+    """What policies and boundaries say of an operation that has begun. Its cause is what the operation raised."""
+
+    def __init__(self, results: Sequence[PolicyResult], violations: Sequence[BoundaryViolation] = ()) -> None:
+        super().__init__()
+        self.results = list(results)
+        self.violations = list(violations)
+
+
 def violation_of(result: SafetyCheckResult) -> SafetyViolation:
     """The exception for an operation that may not run."""
     policy = next((found for found in result.policy_results if found.is_blocked), None)
@@ -100,4 +110,4 @@ def violation_of(result: SafetyCheckResult) -> SafetyViolation:
     return error
 
 
-__all__ = ["SafetyCheckResult", "SafetyViolation", "violation_of"]
+__all__ = ["Crossed", "SafetyCheckResult", "SafetyViolation", "violation_of"]
