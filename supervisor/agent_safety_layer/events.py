@@ -11,6 +11,7 @@ from asl_hooks.value import value
 
 # Actions, from loosest to strictest; the strictest matching rule wins.
 ALLOW, AUDIT, WARN, ASK, BLOCK = ACTIONS = ("allow", "audit", "warn", "require_approval", "block")
+PYTHON = "Python"  # where a decision stands that a Python policy made: nothing decides it again
 RANK: dict[str, int] = {action: rank for rank, action in enumerate(ACTIONS)}
 
 FILE_KINDS = (

@@ -121,6 +121,7 @@ class FilePolicy(Policy):
 
     def evaluate_recorded(self, operation: RecordedOperation, context: dict[str, Any]) -> PolicyResult | None:
         """The decision about the event itself, when a supervisor recorded the operation."""
+        from agent_safety_layer.trace.replay import refused_late
         from agent_safety_layer.traced import TracedOperation
 
         if not isinstance(operation, TracedOperation):
@@ -128,7 +129,7 @@ class FilePolicy(Policy):
         self._advance([(event, Decision(ALLOW)) for event in operation.before])
         event, recorded = operation.event, operation.recorded
         judged = decide(self._enforced, self._state, event)
-        late = recorded is not None and recorded.rule == "exec"  # refused after it had been judged
+        late = recorded is not None and refused_late(recorded)
         self._advance([(event, recorded if recorded is not None and not late else judged)])
         return self._result([(event, recorded or judged)])
 

@@ -1,7 +1,7 @@
 """A session that another program hosts: its settings come over a link, and so does every word about it.
 
-    program → run   settings and descriptors · signal · kill
-    run → program   ready · started · ended, or failed
+    program → run   settings and descriptors · signal · kill · said
+    run → program   ready · started · asked · ended, or failed
 
 The program's end of the link closing is its death: the tree is ended.
 """
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from agent_safety_layer.errors import AslError, InternalError
+from agent_safety_layer.events import Decision
 from agent_safety_layer.link import plain_error
 from agent_safety_layer.policy.model import Policy
 from agent_safety_layer.policy.plain import rebuilt
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from agent_safety_layer.engine.gate import Gate
     from agent_safety_layer.engine.loop import Engine
+    from agent_safety_layer.events import Event
     from agent_safety_layer.link import Link, Message
     from agent_safety_layer.tree import Tree
 
@@ -38,6 +41,7 @@ class Hosted:
         self.keep = keep
         self._link = link
         self._tree: Tree | None = None
+        self._policies = Elsewhere(link)
 
     def begins(self, session: Session, engine: Engine, tree: Tree, pid: int) -> None:
         """Tell the program what it started, and listen to it from now on."""
@@ -56,6 +60,10 @@ class Hosted:
 
         return Nobody("nobody was asked (the supervisor has no gate)")
 
+    def custom(self) -> Elsewhere:
+        """The program's Python policies."""
+        return self._policies
+
     def _hear(self, engine: Engine) -> None:
         tree = self._tree
         assert tree is not None
@@ -64,9 +72,38 @@ class Hosted:
                 tree.signal(int(message["signal"]))
             elif "kill" in message:
                 tree.kill(int(message["kill"]))
+            elif "said" in message:
+                self._policies.said(message["said"])
         if self._link.ended:
             engine.unwatch(self._link.fileno())
             tree.kill(9)
+
+
+class Elsewhere:
+    """Python policies at the other end of a link. Questions that are open when the program dies stay open: the tree is
+    ended then.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.binding = True
+        self._link = link
+        self._numbers = count()
+        self._open: dict[int, Callable[[Decision | None], None]] = {}
+
+    def ask(self, events: tuple[Event, ...], said: Callable[[Decision | None], None]) -> None:
+        """Put a question."""
+        number = next(self._numbers)
+        self._open[number] = said
+        plain: list[tuple[Any, ...]] = [*events]  # type: ignore[list-item]  # every value is a tuple
+        try:
+            self._link.send({"asked": {"number": number, "events": plain}})
+        except OSError:
+            pass  # the program died, which the loop is about to hear
+
+    def said(self, answer: Message) -> None:
+        """Hand an answer on."""
+        decision = answer["decision"]
+        self._open.pop(answer["number"])(None if decision is None else Decision(*decision))
 
 
 def serve(link: Link) -> None:
@@ -87,6 +124,7 @@ def serve(link: Link) -> None:
 def run(link: Link, settings: Settings, host: Hosted) -> None:
     """Run a session, tell the other side how that ended, and exit. Never returns."""
     try:
+        host.custom().binding = not settings.observe
         session = Session(settings, host)
         session.run()
         link.send({"ended": {"report": session.result}})

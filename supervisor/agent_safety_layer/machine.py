@@ -102,9 +102,9 @@ class Machine:
             )
         return tuple(found)
 
-    def missing(self, policy: Policy) -> tuple[str, ...]:
-        """What of *policy* nothing here can hold."""
-        if not self.verifies_exec and any(layer.exec is not None for layer in policy.enforced.layers):
+    def missing(self, policy: Policy, *, custom: bool = False) -> tuple[str, ...]:
+        """What of *policy*, and of Python policies where there are some (``custom``), nothing here can hold."""
+        if not self.verifies_exec and (custom or any(layer.exec is not None for layer in policy.enforced.layers)):
             return ("exec rules need ptrace to verify what runs",)
         return ()
 

@@ -11,15 +11,17 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Generic
 
+from agent_safety_layer.custom import Judges
 from agent_safety_layer.errors import AslError
 from agent_safety_layer.events import TraceEntry
 from agent_safety_layer.link import Link, Message, rebuilt_error
 from agent_safety_layer.outcome import Completed, Report, Text
+from agent_safety_layer.policies import Policy
 from agent_safety_layer.streams import Pipes, Streams
 
 _DIED = "The supervisor of the run was killed; everything that it had started was ended."
@@ -33,7 +35,10 @@ class Run(Generic[Text]):
     for the end, and ends the run first when that is by an exception.
     """
 
-    def __init__(self, link: Link, args: tuple[str, ...], encoding: tuple[str, str] | None) -> None:
+    def __init__(
+        self, link: Link, args: tuple[str, ...], encoding: tuple[str, str] | None, policies: Sequence[Policy] = ()
+    ) -> None:
+        self._judges = Judges(policies, self._tell)
         self.args = args
         self.pid = 0
         self.run_id = ""
@@ -192,17 +197,22 @@ class Run(Generic[Text]):
         pipes = self._pipes
         pipes.register(poll)
         ended: Message | None = None
+        ready = [(self._link.fileno(), select.POLLIN)]  # something may have come along with the news of the start
         while True:
-            for fd, _ in poll.poll():
+            for fd, _ in ready:
                 if fd != self._link.fileno():
                     pipes.move(fd, poll)
                     continue
                 messages = self._link.arrived()
+                for message in messages:
+                    if "asked" in message:
+                        self._judges.asked(message["asked"])
                 ended = next((each for each in messages if "ended" in each or "failed" in each), ended)
                 if self._link.ended:
                     poll.unregister(fd)
             if self._link.ended and not pipes.open:  # everything of the tree is dead: their other ends are closed
                 break
+            ready = poll.poll()
         self._heard(ended)
 
     def _heard(self, message: Message | None) -> None:
@@ -210,6 +220,8 @@ class Run(Generic[Text]):
             told = message["started"]
             self.pid, self.run_id, self.trace_path = told["pid"], told["run"], told["trace"]
             return
+        if message is not None and "asked" in message:
+            return  # it is being ended
         with self._news:
             if message is None:
                 self._error = AslError(_DIED)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from agent_safety_layer.approvals.approver import Approver
+    from agent_safety_layer.engine.custom import Custom
     from agent_safety_layer.engine.egress import Egress
     from agent_safety_layer.engine.gate import Gate
     from agent_safety_layer.engine.loop import Engine
@@ -55,6 +56,7 @@ class Settings:
     """What the user asked for. ``extra`` joins the first policy; ``without`` takes mechanisms away (tests only).
 
     ``given`` holds further layers, loaded already; the child's ``environment`` is the supervisor's where it is None.
+    ``custom`` are the names of Python policies that the session's host has.
     """
 
     command: tuple[str, ...]
@@ -72,6 +74,7 @@ class Settings:
     without: frozenset[str] = frozenset()
     given: Policy | None = None
     environment: tuple[tuple[str, str], ...] | None = None
+    custom: tuple[str, ...] = ()
 
 
 class Host(Protocol):
@@ -86,6 +89,9 @@ class Host(Protocol):
 
     def gate(self, policy: Policy, engine: Engine) -> Gate:
         """Whom questions go to."""
+
+    def custom(self) -> Custom:
+        """The Python policies (``Settings.custom`` are their names)."""
 
 
 def _remedy(policy: Policy, event: Event, decision: Decision) -> str:
@@ -200,7 +206,8 @@ class Session:
         self._given = policy
         self._tell_gaps(policy)
         policy = self._guarded(policy, state_dir)
-        return policy, plan(policy.enforced, System(), record=policy.record, asks=self._approver is not None)
+        record = policy.record if not settings.custom else "all"  # which of what went unseen would be nobody's say
+        return policy, plan(policy.enforced, System(), record=record, asks=self._approver is not None)
 
     def _tell_gaps(self, policy: Policy) -> None:
         """Say what no policy speaks of: there all is allowed."""
@@ -241,7 +248,7 @@ class Session:
         ruleset = machine.ruleset(plan)
         group = machine.group(policy.limits, self.run_id)
         try:
-            missing = machine.missing(policy)
+            missing = machine.missing(policy, custom=bool(settings.custom) and not settings.observe)
             if missing and not settings.best_effort:
                 raise UnsupportedError(
                     "This policy cannot be enforced here: " + "; ".join(missing),
@@ -309,7 +316,7 @@ class Session:
             time=time(),
             command=self.settings.command,
             cwd=os.getcwd(),
-            policies=[layer.name for layer in self._given.layers],
+            policies=[*(layer.name for layer in self._given.layers), *self.settings.custom],
             policy_hash=self._given.sha256,
             mode=self._given.mode,
             backend="notify",
@@ -343,7 +350,7 @@ class Session:
                 scratch=private.tmp,
                 keep=self._host.keep if self._host is not None else (),
                 call=self._host.call if self._host is not None else None,
-                network=policy.guards_network and machine.isolates,
+                network=self._guards_network(policy) and machine.isolates,
                 ipc=machine.isolates,
                 shared=partial(kernel.program, shares_ipc=True),
             )
@@ -366,20 +373,21 @@ class Session:
         from agent_safety_layer.policy import Bounds
         from asl_hooks.notify import Listener
 
+        custom = self._host.custom() if self.settings.custom and self._host is not None else None
         view = View(
             policy,
             Bounds(ruleset.read),
-            Bounds(ruleset.write),
-            wave_reads=plan.wave_reads,
+            Bounds(ruleset.write if custom is None else ()),  # what a Python policy allowed is done here, as it was
+            wave_reads=plan.wave_reads and custom is None,
             domain=ruleset.fd >= 0,
             kernel=machine.kernel(),
             warden=launched.warden,
         )
 
         def egress(engine: Engine) -> Egress:
-            if not policy.guards_network:
+            if not self._guards_network(policy):
                 return Open()
-            return Guarded(view, recorder, launched.network, engine.watch)
+            return Guarded(view, recorder, launched.network, engine.watch, custom)
 
         return Engine(
             Listener(launched.listener),
@@ -390,7 +398,12 @@ class Session:
             verify_exec=machine.verifies_exec,
             max_processes=policy.limits.processes or 0,
             span=self._host.span if self._host is not None else "",
+            custom=custom,
         )
+
+    def _guards_network(self, policy: Policy) -> bool:
+        """Whether somebody has a say about the network."""
+        return policy.guards_network or bool(self.settings.custom)
 
     def _live(self, tree: Tree, started: float) -> tuple[Ending, AslError | None]:
         """Serve the tree until it is gone. Postcondition: nothing of it lives.

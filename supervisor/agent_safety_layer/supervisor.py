@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 from agent_safety_layer import helper
 from agent_safety_layer.errors import UsageError
 from agent_safety_layer.outcome import Completed
+from agent_safety_layer.policies import Policy
 from agent_safety_layer.policy import Policy as FilePolicies
 from agent_safety_layer.policy.model import Layer, Limits
 from agent_safety_layer.policy.plain import plain
@@ -18,7 +19,7 @@ from agent_safety_layer.run import Run
 from agent_safety_layer.streams import Stream, Streams
 from asl_hooks.value import replace
 
-Source = str | os.PathLike[str] | FilePolicies
+Source = str | os.PathLike[str] | FilePolicies | Policy
 Command = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -43,6 +44,12 @@ class Supervisor:
     policy file; ``limits`` hold in addition to the policies'. ``observe`` blocks nothing and records everything. What
     a policy asks a person is refused. The administrator's policy holds whatever is given here.
 
+    Python policies (``Policy.custom``) can be among them, or stand alone beside the default profile. They are asked
+    here, in threads, about every operation that the files do not block, while the call waits: the operation is the
+    command, or ``"file.write /path"``; the context has ``event``, ``operation_type`` (its kind), ``path``, ``command``,
+    ``host``, ``port``, ``pid``, ``exe``. A connection is asked about at the call, and again for each address that would
+    be dialled. What one raises is logged and blocks.
+
     The first run starts a helper process, which forks the supervisor of each run; when this program ends, so do the
     helper and every run.
 
@@ -63,9 +70,10 @@ class Supervisor:
         observe: bool = False,
         best_effort: bool = False,
     ) -> None:
-        given = [policy] if isinstance(policy, str | os.PathLike | FilePolicies) else list(policy)
-        self.sources = tuple(os.fspath(each) for each in given if not isinstance(each, FilePolicies))
+        given = [policy] if isinstance(policy, str | os.PathLike | FilePolicies | Policy) else list(policy)
+        self.sources = tuple(os.fspath(each) for each in given if not isinstance(each, FilePolicies | Policy))
         self.loaded = [each for each in given if isinstance(each, FilePolicies)]
+        self.custom = [each for each in given if isinstance(each, Policy)]
         if extra and self.loaded and not self.sources:
             raise UsageError("Nothing for `extra` to join.", remedy="Give it to load_policy instead.")
         self.extra = {section: dict(entries) for section, entries in (extra or {}).items()}
@@ -232,7 +240,8 @@ class Supervisor:
             kept.add(0)
         streams = Streams(given)
         try:
-            run: Run[Any] = Run(helper.connect(), tuple(os.fspath(word) for word in args), encoding)
+            words = tuple(os.fspath(word) for word in args)
+            run: Run[Any] = Run(helper.connect(), words, encoding, self.custom)
             run.take(streams, kept, data or b"")
             run.begin(self._request(run.args, list(streams.theirs), options), tuple(streams.theirs.values()))
         finally:
@@ -257,6 +266,7 @@ class Supervisor:
                 "name": options.get("name", ""),
                 "trace": os.path.abspath(trace) if trace else "",
                 "verbosity": -1,
+                "custom": [policy.name for policy in self.custom],
             },
             "layers": plain(FilePolicies(tuple(layers)), environment=True),
             "sources": [source for policy in self.loaded for source in policy.sources],

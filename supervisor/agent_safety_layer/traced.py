@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
+from agent_safety_layer.custom import operation_of
 from agent_safety_layer.events import Decision, Event, TraceEntry
 from agent_safety_layer.replay import RecordedOperation, RecordedSession
 from agent_safety_layer.trace.reader import TraceReader, parse
-from agent_safety_layer.trace.replay import FAMILY, UNASKED, as_judged, by_supervisor
-from agent_safety_layer.wording import object_of, shell_joined
+from agent_safety_layer.trace.replay import FAMILY, UNASKED, as_judged, out_of_policy
+from agent_safety_layer.wording import shell_joined
 
 
 @dataclass
@@ -43,7 +43,7 @@ def session_of(path: str | os.PathLike[str]) -> RecordedSession:
                 if line.entry.event.kind in FAMILY:
                     before.append(line.entry.event)
                 continue
-            kept = line.redacted or by_supervisor(line.entry.decision)
+            kept = line.redacted or out_of_policy(line.entry.decision)
             operations.append(_operation(line.entry, tuple(before), kept))
             before.clear()
         header, footer = reader.header, reader.footer
@@ -61,15 +61,14 @@ def session_of(path: str | os.PathLike[str]) -> RecordedSession:
 
 def _operation(entry: TraceEntry, before: tuple[Event, ...], kept: bool) -> TracedOperation:
     event, outcome = entry.event, entry.outcome
-    given: dict[str, Any] = {"path": event.path, "path2": event.path2, "host": event.host or event.ip}
-    given |= {"port": event.port, "command": list(event.argv), "signal": event.signal, "detail": event.detail}
+    text, given = operation_of(event)
     failed = outcome.result if outcome.result and not outcome.result.isdigit() else None
     return TracedOperation(
         str(entry.seq),
         event.time,
-        event.op or (shell_joined(event.argv) if event.argv else f"{event.kind} {object_of(event)}"),
+        text,
         event.kind,
-        {name: value for name, value in given.items() if value},
+        given,
         outcome.result,
         failed,
         outcome.us / 1000,

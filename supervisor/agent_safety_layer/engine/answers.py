@@ -2,6 +2,7 @@
 
 judge ─┬─ can only fail ─────► the call fails as it would without us: nothing is lost, nobody is asked
        ├─ block ──────────────► refuse: the call fails, the agent goes on
+       ├─ Python policies ────► the call waits for their answer, the strictest holds
        ├─ require_approval ───► park: the call waits for a person; then apply or refuse
        └─ the rest ── apply ─┬─ bounded by the kernel: proceed
                              ├─ may wait for others: perform on a thread of its own
@@ -14,15 +15,17 @@ import _thread
 import os
 from errno import EACCES, EAGAIN, EINVAL, EPERM
 
+from agent_safety_layer.engine.custom import stricter
 from agent_safety_layer.engine.gate import Answer
 from agent_safety_layer.engine.operation import Injected, Operation
-from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, Decision, strictest
+from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, RANK, Decision, strictest
 from asl_hooks.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent_safety_layer.engine.custom import Custom
     from agent_safety_layer.engine.execs import ExecCheck
     from agent_safety_layer.engine.gate import Gate
     from agent_safety_layer.engine.plans import Plans
@@ -58,7 +61,9 @@ class Answers:
         execs: ExecCheck,
         gate: Gate,
         later: Callable[[Callable[[], None]], None],
+        custom: Custom | None = None,
     ) -> None:
+        self._custom = custom
         self._backend = backend
         self._view = view
         self._recorder = recorder
@@ -89,6 +94,25 @@ class Answers:
                 action = AUDIT
         if self._stateful:
             view.advance(event, decision)
+        if self._custom is None or action == BLOCK:
+            self._decided(stopped, operation, decision, action)
+        else:
+            events = stopped.process.execs.get(stopped.call.tid, (event,)) if event.kind == "process.exec" else (event,)
+            self._custom.ask(events, lambda said: self._advised(stopped, operation, decision, action, said))
+
+    def _advised(
+        self, stopped: Stopped, operation: Operation, decision: Decision, action: str, said: Decision | None
+    ) -> None:
+        """Go on with what the Python policies said."""
+        assert self._custom is not None
+        if not self._backend.valid(stopped.call):
+            self._withdrawn(stopped, operation, decision)
+            return
+        if said is not None and RANK[said.action] > RANK[action]:
+            action = said.action if self._custom.binding or said.action not in (BLOCK, ASK) else AUDIT
+        self._decided(stopped, operation, stricter(decision, said), action)
+
+    def _decided(self, stopped: Stopped, operation: Operation, decision: Decision, action: str) -> None:
         if action in (BLOCK, ASK) and operation.futile is not None and (errno := operation.futile()):
             self._finish(stopped, operation, decision, ALLOW, 0, errno)
         elif action == BLOCK:
@@ -186,7 +210,7 @@ class Answers:
 
     def _answers_again(self, decision: Decision) -> bool:
         """Whether the same call may be answered the same way unasked: a person's yes is for one time."""
-        return not self._stateful and decision.action not in (ASK, BLOCK)
+        return not self._stateful and self._custom is None and decision.action not in (ASK, BLOCK)
 
     def _perform_aside(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str) -> None:
         done = _attempt(operation)

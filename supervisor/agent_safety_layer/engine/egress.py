@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from errno import EACCES, EHOSTUNREACH, ENETUNREACH
 
+from agent_safety_layer.engine.custom import stricter
 from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, WARN, Decision, Event
 from asl_hooks import sockaddr
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from agent_safety_layer.egress.client import EgressClient
     from agent_safety_layer.egress.protocol import Ask, Happened, Lost
+    from agent_safety_layer.engine.custom import Custom
     from agent_safety_layer.engine.recorder import Recorder
     from agent_safety_layer.engine.view import View
 
@@ -82,12 +84,19 @@ class Open:
 class Guarded:
     """The way out through the egress process. *net_fd* is the tree's network namespace, or -1.
 
-    ``watch`` is told the descriptor to wait for, with what to call when it is readable.
+    ``watch`` is told the descriptor to wait for, with what to call when it is readable. ``custom`` are Python policies
+    that have a say, too.
     """
 
     def __init__(
-        self, view: View, recorder: Recorder, net_fd: int, watch: Callable[[int, Callable[[], None]], None]
+        self,
+        view: View,
+        recorder: Recorder,
+        net_fd: int,
+        watch: Callable[[int, Callable[[], None]], None],
+        custom: Custom | None = None,
     ) -> None:
+        self._custom = custom
         self.captured = net_fd >= 0
         self._view = view
         self._recorder = recorder
@@ -159,13 +168,27 @@ class Guarded:
 
     # -- what the egress process asks and tells ------------------------------------------------------------------------
 
-    def _judge(self, question: Ask) -> Decision:
+    def _judge(self, question: Ask) -> Decision | None:
         """What the policy says of a name, or of a checked address. What a person allowed at the call holds here too."""
         view = self._view
         event = Event(
             question.kind, host=question.host, ip=question.ip, port=question.port, proto=question.proto, time=view.now
         )
         decision = view.decide_enforced(event)
+        if self._custom is None or decision.action == BLOCK:
+            return self._answered(question, event, decision, None)
+        self._custom.ask((event,), lambda said: self._advised(question, event, decision, said))
+        return None
+
+    def _advised(self, question: Ask, event: Event, decision: Decision, said: Decision | None) -> None:
+        """Answer with what the Python policies said."""
+        if self._client is not None and self._client.alive:
+            self._client.answer(question.id, self._answered(question, event, decision, said))
+
+    def _answered(self, question: Ask, event: Event, decision: Decision, said: Decision | None) -> Decision:
+        view = self._view
+        if self._custom is not None and self._custom.binding:
+            decision = stricter(decision, said)
         if decision.action == ASK and view.was_approved(event):
             return Decision(ALLOW, decision.rule, decision.where, "approved")
         # A loopback address was judged at the call; asked about here are also those that mean the same.
@@ -174,7 +197,8 @@ class Guarded:
             effective = decision.action if decision.action != ASK else ALLOW if question.kind == "net.dns" else BLOCK
             recorded = view.decide(event)
             view.advance(event, recorded)
-            self._recorder.record(event, recorded, effective, "" if effective != BLOCK else "EACCES", view.clock())
+            result = "" if effective != BLOCK else "EACCES"
+            self._recorder.record(event, stricter(recorded, said), effective, result, view.clock())
         return decision
 
     def _happened(self, report: Happened | Lost) -> None:

@@ -28,6 +28,7 @@ from asl_hooks.value import replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agent_safety_layer.engine.answers import Stopped
+    from agent_safety_layer.engine.custom import Custom
     from agent_safety_layer.engine.recorder import Recorder
     from agent_safety_layer.engine.view import View
     from asl_hooks.backend import Backend, Call
@@ -136,7 +137,10 @@ class Execs:
 class ExecCheck:
     """Lets execs go and checks what they became."""
 
-    def __init__(self, backend: Backend, view: View, recorder: Recorder, *, verify: bool) -> None:
+    def __init__(
+        self, backend: Backend, view: View, recorder: Recorder, *, verify: bool, custom: Custom | None = None
+    ) -> None:
+        self._custom = custom
         self._backend = backend
         self._view = view
         self._recorder = recorder
@@ -225,18 +229,24 @@ class ExecCheck:
             decision = Decision(BLOCK, "exec", "", f"what really runs could not be read: {error.strerror}")
             self._kill(pid, judged[0], decision, started)
             return
-        if shown and (shown != _looks(judged) or _look(f"/proc/{pid}/exe") not in shown):
-            decision = Decision(BLOCK, "exec", "", "it has changed since a person allowed it")
+        decision = self._view.decide(actual)
+        enforced = self._view.decide_enforced(actual).action
+        if actual is not judged[0]:
+            self._view.advance(actual, decision)
+        foreign = not any(actual is event for event in judged)
+        changed = shown and (shown != _looks(judged) or _look(f"/proc/{pid}/exe") not in shown)
+        if changed:
+            self._kill(pid, actual, Decision(BLOCK, "exec", "", "it has changed since a person allowed it"), started)
+            return
+        if foreign and self._custom is not None and self._custom.binding:
+            reason = "what really runs is not what the Python policies were asked about"
+            self._kill(pid, actual, Decision(BLOCK, "exec", "", reason), started)
+            return
+        if foreign and enforced in (BLOCK, ASK):
             self._kill(pid, actual, decision, started)
             return
         if actual is not judged[0]:
-            decision = self._view.decide(actual)
-            enforced = self._view.decide_enforced(actual).action
-            self._view.advance(actual, decision)
             if enforced in (BLOCK, ASK):
-                if not any(actual is event for event in judged):
-                    self._kill(pid, actual, decision, started)
-                    return
                 enforced = ALLOW  # asked about, or observed only, as a part of the call
             self._recorder.record(actual, decision, enforced, "", started)
         self._scripts.pop(pid, None)

@@ -32,6 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent_safety_layer.engine.custom import Custom
     from agent_safety_layer.engine.egress import Egress
     from agent_safety_layer.engine.gate import Gate
     from agent_safety_layer.engine.recorder import Recorder
@@ -52,7 +53,7 @@ class Engine:
     """Answers the calls of one tree until it is gone.
 
     ``max_processes`` is 0 for no limit. ``verify_exec``: what an exec became is checked before it runs. ``span`` is the
-    one that the whole tree runs in.
+    one that the whole tree runs in. ``custom`` are Python policies that have a say, too.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Engine:
         verify_exec: bool,
         max_processes: int = 0,
         span: str = "",
+        custom: Custom | None = None,
     ) -> None:
         self._backend = backend
         self._view = view
@@ -81,9 +83,9 @@ class Engine:
         self._poll.register(self._wake_r, select.EPOLLIN)
         self._watched: dict[int, Callable[[], None]] = {}
         self._plans = Plans()
-        self._execs = ExecCheck(backend, view, recorder, verify=verify_exec)
+        self._execs = ExecCheck(backend, view, recorder, verify=verify_exec, custom=custom)
         self.gate = gate(self)
-        self.answers = Answers(backend, view, recorder, self._plans, self._execs, self.gate, self.later)
+        self.answers = Answers(backend, view, recorder, self._plans, self._execs, self.gate, self.later, custom)
         self._next_epoch = 0.0
         self.on_signal: Callable[[int], None] = lambda _: None
         self.on_new: Callable[[Process], None] = lambda _: None

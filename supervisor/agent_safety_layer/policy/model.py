@@ -290,9 +290,11 @@ class Policy:
 
     @property
     def record(self) -> str:
-        """``changes`` when a layer says so, and none says ``all``, observes or counts: allowed reads are not written
-        down.
+        """``changes`` when a layer says so, and none says ``all``, observes, counts or looks back: allowed reads
+        are then not written down.
         """
+        if self.stateful:
+            return "all"
         wanted = {
             "all" if layer.mode == "observe" or layer.limits.operations is not None else layer.record
             for layer in self.layers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent_safety_layer.events import ASK, BLOCK
+from agent_safety_layer.events import ASK, BLOCK, PYTHON
 from agent_safety_layer.policy.commands import basename, quote
 from agent_safety_layer.policy.decision import judge_of
 from agent_safety_layer.policy.state import State
@@ -24,6 +24,8 @@ def remedy(policy: Policy, event: Event, decision: Decision) -> str:
         return ""
     if decision.where in ("", "built-in"):
         return ""
+    if decision.where == PYTHON:
+        return f"change the Python policy '{decision.rule}'"
     section, _, name = decision.rule.partition(".")
     if section not in _WANTED or not name:
         return f"change the rule '{decision.rule}' ({decision.where})"

@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from agent_safety_layer.errors import TraceError
-from agent_safety_layer.events import BLOCK, RANK, Decision, Event
+from agent_safety_layer.events import BLOCK, PYTHON, RANK, Decision, Event
 from agent_safety_layer.policy import State, advance, decide
 from agent_safety_layer.policy.decision import judge_of
 from agent_safety_layer.policy.plain import rebuilt
@@ -179,7 +179,7 @@ class _Seen:
         self.seq = line.entry.seq
         self.n = 0
         self.redacted = line.redacted
-        self.kept = line.redacted or self.event.kind in UNASKED or by_supervisor(self.decision)
+        self.kept = line.redacted or self.event.kind in UNASKED or out_of_policy(self.decision)
         # In the empty state; what a rule with `after` adds to it depends on the process.
         self.answers = tuple(self.decision if self.kept else decide(policy, State(), self.event) for policy in policies)
         self.by_state: dict[tuple[int, Decision], int] = {}
@@ -189,10 +189,16 @@ class _Seen:
         ] = {}  # by policy: neither decided by the state nor able to change it, but for parents
 
 
-def by_supervisor(decision: Decision) -> bool:
-    """Whether the supervisor itself refused it, whatever a policy said: a signal out of the tree, an exec that could
-    not be verified."""
-    return decision.action == BLOCK and not decision.where and decision.rule in ("tree", "exec")
+def out_of_policy(decision: Decision) -> bool:
+    """Whether no policy file says so: a Python policy decided, or the supervisor itself refused a signal out of the
+    tree or an exec that could not be verified."""
+    by_supervisor = decision.action == BLOCK and not decision.where and decision.rule in ("tree", "exec")
+    return by_supervisor or decision.where == PYTHON
+
+
+def refused_late(decision: Decision) -> bool:
+    """Whether the policy files' decision had been made, and had changed the state, before this one."""
+    return out_of_policy(decision) and decision.rule != "tree"
 
 
 def replay(path: str, policies: Sequence[tuple[str, Policy]]) -> Replayed:
@@ -361,7 +367,7 @@ class _Walk:
         if idle in self._idle:
             return
         event = _of_process(seen.event, pid, ppid)
-        if seen.kept and by_supervisor(decision) and decision.rule == "exec":
+        if seen.kept and refused_late(decision):
             decision = decide(self._policy, self.state, event)  # what the state was advanced by, before it was refused
         state = advance(self._policy, self.state, event, decision)
         if state is self.state:
@@ -409,8 +415,9 @@ __all__ = [
     "Replayed",
     "Verdicts",
     "as_judged",
-    "by_supervisor",
+    "out_of_policy",
     "recorded_policy",
     "recorded_variables",
+    "refused_late",
     "replay",
 ]
