@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.engine.loop import Engine
     from agent_safety_layer.engine.recorder import Recorder
     from agent_safety_layer.events import Decision, Event
+    from agent_safety_layer.live import LiveLine
     from agent_safety_layer.machine import Domain, Machine
     from agent_safety_layer.output import Output
     from agent_safety_layer.policy import Layer, Limits, Plan, Policy
@@ -130,6 +131,7 @@ class Session:
         self._variables: dict[str, str] = {}
         self._given: Policy  # without what holds in every run
         self._closed: tuple[int, ...] = ()  # of 0, 1 and 2
+        self._line: LiveLine | None = None
         self._approver: Approver | None = None
 
     # -- set-up ----------------------------------------------------------------------------------------------------
@@ -274,7 +276,7 @@ class Session:
             denials = Denials(self._stderr, fd=private.denials, colour=self._colour, quiet=quiet, remedy=remedy)
             recorder = Recorder(writer, self.tally, denials, reads=policy.record == "all")
             engine = self._engine(policy, plan, machine, ruleset, launched, recorder, state_dir)
-            tree = Tree(engine, launched, policy.limits, recorder, self._stderr, group, output)
+            tree = Tree(engine, launched, policy.limits, recorder, self._stderr, group, output, self._line)
             if self._host is not None:
                 self._host.begins(self, engine, tree, launched.pid)
             ending, failure = self._live(tree, started)
@@ -424,11 +426,20 @@ class Session:
             tree.end()
 
     def _output(self, limits: Limits) -> Output | None:
-        if limits.output_bytes is None:
+        line = self._line = self._live_line()
+        if limits.output_bytes is None and line is None:
             return None
         from agent_safety_layer.output import Output
 
-        return Output(limits.output_bytes, self._closed)
+        return Output(limits.output_bytes, self._closed, line)
+
+    def _live_line(self) -> LiveLine | None:
+        """With -v, on a terminal that is ours to write to."""
+        if self.settings.verbosity <= 0 or 2 in self._closed or os.environ.get("TERM") == "dumb" or not os.isatty(2):
+            return None
+        from agent_safety_layer.live import LiveLine
+
+        return LiveLine(self._stderr)
 
     def _gate(self, policy: Policy, engine: Engine, recorder: Recorder, launched: Launched, state_dir: str) -> Gate:
         if self._approver is not None:

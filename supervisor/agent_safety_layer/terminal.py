@@ -6,6 +6,10 @@ import os
 import select
 import stat
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
 
 
@@ -50,10 +54,16 @@ class Stderr:
         self._given = fd
         self._fd = -1
         self.muted = False  # while a question stands on the terminal: nothing is written
+        self.before_write: Callable[[], None] = lambda: None
         self._poll: select.poll | None = None
 
     def write(self, text: str) -> bool:
         """Whether the text was written whole. What does not fit is lost, and nothing is raised."""
+        self.before_write()
+        return self.put(text)
+
+    def put(self, text: str) -> bool:
+        """Like ``write``, without calling ``before_write`` first."""
         if self.muted:
             return False
         if self._fd < 0:

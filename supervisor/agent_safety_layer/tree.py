@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from agent_safety_layer.engine.loop import Engine
     from agent_safety_layer.engine.recorder import Recorder
+    from agent_safety_layer.live import LiveLine
     from agent_safety_layer.output import Output
     from agent_safety_layer.policy import Limits
     from agent_safety_layer.terminal import Stderr
@@ -50,7 +51,11 @@ class Tree:
         stderr: Stderr,
         group: Subtree | None = None,
         output: Output | None = None,
+        line: LiveLine | None = None,
     ) -> None:
+        self._line = line
+        self._line_at = 0.0
+        self._began = monotonic()
         self._engine = engine
         self._launched = launched
         self._grace_s = GRACE_S if limits.grace_s is None else limits.grace_s
@@ -105,6 +110,8 @@ class Tree:
 
         now = monotonic()
         waits = [self._accounts.next_look - now]
+        if self._line is not None:
+            waits.append(self._line_at - now)
         if self._recorder.pending:
             waits.append(0.2)
         if not self._outcome:
@@ -127,6 +134,8 @@ class Tree:
             self._read_status()
         if now >= self._accounts.next_look:
             self._accounts.look(now)
+        if self._line is not None and now >= self._line_at:
+            self._show(self._line, now)
         if not self._outcome and self._status is None:
             for crossing in self._meter.look(now):
                 self._crossed(crossing)
@@ -134,6 +143,13 @@ class Tree:
             self.end()
         elif self._throttle is not None and now >= self._throttle_at and not self._outcome:
             self._throttle_at = self._throttle.turn(now)
+
+    def _show(self, line: LiveLine, now: float) -> None:
+        from agent_safety_layer.live import EVERY_S, said
+
+        self._line_at = now + EVERY_S
+        accounts, recorder = self._accounts, self._recorder
+        line.draw(said(now - self._began, accounts.living, accounts.memory_bytes, recorder.count, recorder.blocked))
 
     def _read_status(self) -> None:
         data = os.read(self._launched.status, warden.STATUS.size)
@@ -277,6 +293,8 @@ class Tree:
             os.close(fd)
         if self._output is not None:
             self._output.drain(-1 if not self._outcome else 1.0)
+        if self._line is not None:
+            self._line.clear()
         if not self._outcome:
             for crossing in self._meter.counted():  # what came faster than we looked
                 self._crossed(crossing)

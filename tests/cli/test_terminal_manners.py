@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -230,6 +231,94 @@ def test_with_an_output_limit_it_still_is_a_terminal(terminal: Terminal, tmp_pat
     terminal.type("\n")
     terminal.expect("one\r\ntwo\r\n")  # once, by the real terminal
     assert terminal.status() == "0"
+
+
+def test_modes_that_are_set_on_standard_output_are_the_terminals(terminal: Terminal, tmp_path: Path) -> None:
+    """As programs do that use the whole screen: the terminal that they ask is one of ours then."""
+    code = (
+        "import sys, termios\n"
+        "modes, usual = termios.tcgetattr(1), termios.tcgetattr(0)\n"
+        "assert modes[:1] + modes[2:] == usual[:1] + usual[2:]\n"
+        "modes[3] &= ~(termios.ECHO | termios.ICANON); modes[6][termios.VMIN] = 1\n"
+        "termios.tcsetattr(1, termios.TCSANOW, modes); print('set', flush=True)\n"
+        "print('read', sys.stdin.buffer.raw.read(1), flush=True)\n"
+    )
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\nname: test\nlimits: {output: 10kB}\n")
+    terminal.start("-q", "-p", policy, *PYTHON, code)
+    terminal.expect("set\r\n")
+    terminal.type("x")  # no newline
+    terminal.expect("read b'x'\r\n")
+    assert terminal.status() == "0"
+
+
+LINE = re.compile(
+    rb"\r\x1b\[K\x1b\[2masl: \d+:\d\d, (\d+) process(?:es)?, \d+ MiB, (\d+) events, (\d+) blocked\x1b\[0m"
+)
+
+
+def shown(seen: bytes) -> list[str]:
+    """What stands on a terminal after this has been printed: what the live line leaves behind would be seen."""
+    rows, column = [""], 0
+    for piece in re.findall(rb"\x1b\[[0-9;]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", seen):
+        text = piece.decode()
+        if text == "\n":
+            rows.append("")
+            column = 0
+        elif text == "\r":
+            column = 0
+        elif text == "\x1b[K":
+            rows[-1] = rows[-1][:column]
+        elif text[0] != "\x1b":
+            rows[-1] = rows[-1][:column] + text + rows[-1][column + len(text) :]
+            column += len(text)
+    return rows
+
+
+def test_the_live_line_leaves_the_output_as_it_is(terminal: Terminal, policy: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time\n"
+        "def step(text, go):\n"
+        "  print(text, end='', flush=True)\n"
+        "  while not os.path.exists(sys.argv[1] + go): time.sleep(0.02)\n"
+        "print('whole', os.isatty(1), os.isatty(2))\n"
+        "step('', 'first')\n"  # here the line has a place
+        "print('more')\nprint('error', file=sys.stderr)\n"
+        "step('half: ', 'second')\n"  # and here it has none
+        "print('last')"
+    )
+    terminal.start("-v", "-p", policy, *PYTHON, code, f"{tmp_path}/")
+    whole = b""
+
+    def until(condition: Callable[[bytes], object]) -> None:
+        nonlocal whole
+        limit = time.monotonic() + 30
+        while not condition(whole):
+            ready, _, _ = select.select([terminal.master], [], [], max(0, limit - time.monotonic()))
+            assert ready, whole
+            whole += os.read(terminal.master, 4096)
+
+    until(lambda seen: b"whole" in seen and len(LINE.findall(seen.partition(b"whole")[2])) > 2)
+    (processes, events, blocked) = map(int, LINE.findall(whole)[-1])
+    assert (processes, blocked) == (1, 0)
+    assert events > 3
+    (tmp_path / "first").touch()
+    until(lambda seen: b"half: " in seen)
+    (tmp_path / "second").touch()
+    until(lambda seen: b"peak memory" in seen)
+    terminal.seen = whole
+    assert terminal.status() == "0"
+    after_half = whole.partition(b"half: ")[2]
+    assert not LINE.search(after_half.partition(b"last")[0])
+    rows = [row.rstrip() for row in shown(whole) if row.strip() and not row.startswith("asl: ")]
+    assert rows == ["whole True True", "more", "error", "half: last"]
+    assert not re.search(r"asl: \d+:\d\d", "\n".join(shown(whole)))  # nothing of it is left
+
+
+def test_no_live_line_where_there_is_no_terminal(run: Runner) -> None:
+    done = run("-v", "sh", "-c", "echo out; read line", stdin=subprocess.DEVNULL)
+    assert done.stdout == "out\n"
+    assert "\x1b" not in done.stderr
 
 
 def test_a_job_in_the_background_that_reads_is_stopped_as_any(terminal: Terminal, policy: Path) -> None:

@@ -52,7 +52,7 @@ OPTIONS = (
     Option(("--backend",), "NAME", "backend", "how calls are intercepted", ("auto", "notify")),
     Option(("--best-effort",), "", "best_effort", "start even if a part of the policy cannot be enforced here"),
     Option(("-q", "--quiet"), "", "verbosity-", "print nothing but errors"),
-    Option(("-v", "--verbose"), "", "verbosity+", "also print counts"),
+    Option(("-v", "--verbose"), "", "verbosity+", "also print counts; on a terminal, how the run is going"),
     Option(("--color",), "WHEN", "colour", "colours on stderr", ("auto", "always", "never")),
     Option(("-h", "--help"), "", "help", "print this and exit"),
     Option(("--version",), "", "version", "print the version and exit"),

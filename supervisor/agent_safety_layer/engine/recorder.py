@@ -71,6 +71,11 @@ class Recorder:
         """How many events there have been."""
         return self._writer.seq
 
+    @property
+    def blocked(self) -> int:
+        """How many of them were blocked."""
+        return self._tally.blocked
+
     def due(self, now: float) -> bool:
         """Whether to flush; *now* is monotonic seconds."""
         self._denials.tick(now)
