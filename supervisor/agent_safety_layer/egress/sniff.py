@@ -1,16 +1,19 @@
-"""Which host a client names in its first bytes: TLS server name, or HTTP/1 Host and absolute target. Pure, incremental.
+"""Which host a client names: TLS server name in its first bytes, HTTP/1 Host and target in any. Pure, incremental.
 
 On an address that many names share, the name inside decides who is reached. The bytes are looked at *before* each piece
 is forwarded, and a server acts only on a complete ClientHello or header, so nothing needs to be held back: the piece
 that would complete a wrong name is the one that is never sent. Protocols that are neither go by unhindered at once.
 
-Not seen: the name inside an encrypted ClientHello, HTTP/2 without TLS, and later requests on the same connection.
-Sources: RFC 8446 section 4.1.2, RFC 6066 section 3, RFC 9112.
+Not seen: the name inside an encrypted ClientHello, and what is inside TLS. HTTP/2 without TLS is a fault.
+Sources: RFC 8446 section 4.1.2, RFC 6066 section 3; for HTTP see ``requests``.
 """
 
 from __future__ import annotations
 
+from agent_safety_layer.egress.requests import Requests
+
 LIMIT = 65_536
+_TUNNELS = 8
 _HANDSHAKE, _CLIENT_HELLO, _SERVER_NAME = 22, 1, 0
 _TEXT = frozenset((*b"\t\v\f\r", *range(0x20, 0x7F), *range(0x80, 0x100)))
 
@@ -22,12 +25,14 @@ class Sniffer:
     protocol should ("" otherwise). ``protocol`` is "", "TLS" or "HTTP".
     """
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 0) -> None:
+        self._depth = depth  # of tunnels in tunnels
         self.done = False
         self.fault = ""
         self.protocol = ""
         self._held = bytearray()
         self._hello = bytearray()
+        self._requests: Requests | None = None
 
     def feed(self, data: bytes) -> tuple[str, ...]:
         """The host names, in lower case without port, that became known with these bytes."""
@@ -35,19 +40,31 @@ class Sniffer:
             data = data.lstrip(b"\r\n")  # a server skips empty lines before a request
         if self.done or not data:
             return ()
+        if self._requests is not None:
+            return self._http(self._requests, data)
         self._held += data
         if not self.protocol:
             self.protocol = self._recognise(data)
         names: tuple[str, ...] = ()
         if self.protocol == "TLS":
             names = self._tls()
-        elif self.protocol == "HTTP" and b"\n" in data:
-            names = self._http()
+        elif self.protocol == "HTTP":
+            if self._depth >= _TUNNELS:
+                return self._fail("tunnels in tunnels")
+            self._requests = Requests(lambda: Sniffer(self._depth + 1))
+            opening = bytes(self._held)
+            self._held.clear()
+            return self._http(self._requests, opening)
         if not self.done and len(self._held) + len(self._hello) > LIMIT:
             self._fail(f"opening longer than {LIMIT} bytes")
         if self.done:
             self._held.clear()
             self._hello.clear()
+        return names
+
+    def _http(self, requests: Requests, data: bytes) -> tuple[str, ...]:
+        names = requests.feed(data)
+        self.done, self.fault = requests.done, requests.fault
         return names
 
     def _recognise(self, data: bytes) -> str:
@@ -105,37 +122,6 @@ class Sniffer:
         if not names:
             self.fault = "TLS without a server name"
         return names
-
-    def _http(self) -> tuple[str, ...]:
-        held = bytes(self._held).lstrip(b"\r\n")
-        end = min((at for mark in (b"\n\n", b"\n\r\n") if (at := held.find(mark)) >= 0), default=-1)
-        if end < 0:
-            return ()
-        self.done = True
-        # Read as the most lenient server would: a bare CR ends a line, a name may be indented or folded. Where the
-        # header ends is read as the strictest would, so that nothing which a server takes for a field is left out.
-        line, *fields = held[:end].replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        method, target, *_ = *line.split(), b"", b""
-        names = []
-        if method.upper() == b"CONNECT":
-            names.append(_host(target))
-        elif b"://" in target:
-            names.append(_host(target.partition(b"://")[2]))
-        for field, following in zip(fields, [*fields[1:], b""], strict=True):
-            key, colon, text = field.partition(b":")
-            if colon and key.strip().lower() == b"host":
-                folded = following if following[:1] in (b" ", b"\t") else b""
-                names.append(_host(text + folded))
-        return tuple(names)
-
-
-def _host(authority: bytes) -> str:
-    """The host of ``[user@]host[:port][/path]``, in lower case, without brackets and final dot."""
-    for separator in (b"/", b"?", b"#"):
-        authority = authority.partition(separator)[0]
-    host = authority.strip().rpartition(b"@")[2]
-    host = host[1:].partition(b"]")[0] if host.startswith(b"[") else host.partition(b":")[0]
-    return host.decode("ascii", "backslashreplace").lower().removesuffix(".")
 
 
 def _server_names(hello: bytes) -> tuple[str, ...]:

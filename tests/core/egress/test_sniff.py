@@ -118,7 +118,57 @@ def test_tls_that_hides_its_name_is_a_fault(data: bytes) -> None:
 def test_http_names(head: bytes, names: list[str], step: int) -> None:
     found, sniffer = sniff(head, step)
     assert found == names
-    assert (sniffer.done, sniffer.fault, sniffer.protocol) == (True, "", "HTTP")
+    assert (sniffer.done, sniffer.fault, sniffer.protocol) == (False, "", "HTTP")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 30\r\n\r\n" + b"GET / HTTP/1.1\nHost: c.test\n\n\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: a.test\r\n\r\n%b"
+        % b"5;x=y\r\nHost:\r\n1d\r\nGET / HTTP/1.1\nHost: c.test\n\n\r\n0\r\nHost: c.test\r\n\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
+        b"CONNECT a.test:80 HTTP/1.1\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("step", [0, 1, 7])
+def test_a_later_request_names_its_host_as_well(first: bytes, step: int) -> None:
+    found, sniffer = sniff(first + b"GET / HTTP/1.1\r\nHost: b.test\r\n\r\n", step)
+    assert found == ["a.test", "b.test"]
+    assert not sniffer.fault
+
+
+@pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a.test\r\nUpgrade: h2c\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: +3\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length : 3\r\n\r\n",
+        b"POST / HTTP/1.1\r\nX: 1\rContent-Length: 3\r\n\r\n",
+        b"POST / HTTP/1.1\r\n Content-Length: 3\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding:\r\n chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\nabc\r\n",
+        b"GET / HTTP/1.1\r\n\r\nnoise\r\n\r\n",
+    ],
+)
+def test_what_cannot_be_followed_is_a_fault(data: bytes, step: int) -> None:
+    assert sniff(data, step)[1].fault
+
+
+@pytest.mark.parametrize("opening", [b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\n\r\n"])
+def test_behind_an_upgrade_or_a_tunnel_anything_may_come(opening: bytes) -> None:
+    _, sniffer = sniff(opening + b"\x81\x85abcdhello")
+    assert not sniffer.fault
+    names, sniffer = sniff(opening + client_hello("b.test"))
+    assert names[-1] == "b.test"
 
 
 @pytest.mark.parametrize(
