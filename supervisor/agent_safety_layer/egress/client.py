@@ -185,6 +185,10 @@ class EgressClient:
             self._ask_for(Release(next(self._numbers), ip_ or "198.18.0.2", port_, proto_), lambda _error: None)
         self._ask_for(Open(next(self._numbers), ip, port, proto), opened)
 
+    def receives(self, ip: str, port: int, proto: str) -> bool:
+        """Whether what the tree sends to this loopback address comes to a listener of ours, not to one of its own."""
+        return (proto, canonical(ip), port) in self._open
+
     def release(self, port: int, proto: str, done: Callable[[], None]) -> None:
         """*done* once no listener of ours stands on the port of the tree's loopback, so that the tree can bind it."""
         held = [key for key in self._open if key[0] == proto and key[1] and key[2] == port]

@@ -11,7 +11,7 @@ The egress process is started at the first call that needs it.
 
 from __future__ import annotations
 
-from errno import EACCES, EHOSTUNREACH, ENETUNREACH
+from errno import EACCES, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH
 
 from agent_safety_layer.engine.custom import stricter
 from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, WARN, Decision, Event
@@ -137,7 +137,9 @@ class Guarded:
             if address.port == DNS and not _is_loopback(address.ip):
                 ready(0, raw)
             else:
-                client.open(address.ip, address.port, proto, lambda errno: ready(errno, raw))
+                client.open(
+                    address.ip, address.port, proto, lambda errno: ready(errno or self._refused(address, proto), raw)
+                )
         elif address.port == DNS:
             ready(0, sockaddr.inet(address.family, "127.0.0.1", client.dns_port))
         elif client.host_of(address.ip) in ("", "localhost"):
@@ -149,6 +151,18 @@ class Guarded:
                 proto,
                 lambda found: self._resolved(found.ip, found.reason, address.family, address.port, ready),
             )
+
+    def _refused(self, address: sockaddr.Address, proto: str) -> int:
+        """ECONNREFUSED where the tree would reach our listener, and that nobody on the host: it is told at once."""
+        if (
+            proto != "tcp"
+            or not _is_loopback(address.ip)
+            or not self._started().receives(address.ip, address.port, proto)
+        ):
+            return 0
+        from asl_hooks.sockdiag import refuses
+
+        return ECONNREFUSED if refuses(address.ip, address.port) else 0
 
     @staticmethod
     def _resolved(ip: str, reason: str, family: int, port: int, ready: Ready) -> None:
