@@ -351,6 +351,40 @@ def test_the_name_inside_must_be_allowed_too(user: str, good: bytes, bad: bytes)
     in_scene(user, act)
 
 
+@pytest.mark.parametrize(
+    "later",
+    [
+        HTTP % b"evil.test",
+        b"CONNECT evil.test:443 HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length : 50\r\n\r\n" + HTTP % b"evil.test",
+    ],
+)
+def test_a_later_request_must_name_an_allowed_host_too(user: str, later: bytes) -> None:
+    def act(scene: Scene) -> None:
+        server = Server(echo)
+        ip = address(scene, "a.test")
+        scene.open(ip, server.port)
+        body = HTTP % b"evil.test"  # which is no request, where it is
+        first = b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+        def keeps_alive() -> int:
+            with socket.create_connection((ip, server.port), 10) as client:
+                for _ in range(2):
+                    client.sendall(first)
+                    left = len(first)
+                    while left:
+                        left -= len(client.recv(left))
+                client.sendall(later)
+                return errno_of(lambda: client.recv(9))
+
+        assert scene.inside(keeps_alive) in RESET
+        assert server.told() == first * 2
+        server.close()
+
+    in_scene(user, act)
+
+
 def test_observing_lets_what_would_be_refused_go_on_and_says_so(user: str) -> None:
     def act(scene: Scene) -> None:
         server = Server(echo)

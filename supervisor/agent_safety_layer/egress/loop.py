@@ -15,6 +15,25 @@ IN, OUT = select.EPOLLIN, select.EPOLLOUT
 Callback = Callable[[int], None]
 
 
+class Room:
+    """Places for so many of something; ``full`` when none is left."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, places: int) -> None:
+        self._left = places
+
+    @property
+    def full(self) -> bool:
+        return self._left <= 0
+
+    def enter(self) -> None:
+        self._left -= 1
+
+    def leave(self) -> None:
+        self._left += 1
+
+
 class Timer:
     """A call that is due; ``cancel`` makes it never happen."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from agent_safety_layer.egress import privileges
 from agent_safety_layer.egress.addresses import LOOPBACK, canonical, kind_of
 from agent_safety_layer.egress.gate import Admission, Gate, Settings
-from agent_safety_layer.egress.loop import IN, OUT, Loop
+from agent_safety_layer.egress.loop import IN, OUT, Loop, Room
 from agent_safety_layer.egress.maker import CAPTURE, TREE, SocketMaker
 from agent_safety_layer.egress.names import AddressBook
 from agent_safety_layer.egress.protocol import (
@@ -42,6 +42,7 @@ from asl_hooks.value import replace
 DNS_PORT = 53
 BACKLOG = 4096
 LASTING = 16_384
+CONNECTIONS, FLOWS = 2048, 1024
 Key = tuple[str, str, int]
 
 
@@ -125,6 +126,7 @@ class Egress:
         self._numbers = itertools.count(1)
         self._asked: dict[int, tuple[Ask, Callable[[Answer], None]]] = {}
         self._lasting: dict[Ask, Answer] = {}
+        self._connections, self._flows = Room(CONNECTIONS), Room(FLOWS)
         self._open: dict[Key, TcpListener | UdpPort | DnsOverUdp] = {}
         self._gate = Gate(self._ask, Resolver(self.loop, lookup), AddressBook(), settings, is_own_address)
         self._responder = Responder(self._gate, self._channel.send, self._channel.send)
@@ -151,7 +153,7 @@ class Egress:
             break
         for end in (listening, bound):
             end.setblocking(False)
-        self._open["tcp", "", DNS_PORT] = TcpListener(self.loop, listening, self._accepted_dns)
+        self._open["tcp", "", DNS_PORT] = TcpListener(self.loop, listening, self._accepted_dns, self._connections)
         self._open["udp", "", DNS_PORT] = DnsOverUdp(self.loop, bound, self._responder)
         return port
 
@@ -197,17 +199,18 @@ class Egress:
         proto, ip, port = key
         made = self._maker.listener(TREE if ip else CAPTURE, proto, ip or "::", port)
         if proto == "tcp":
-            self._open[key] = TcpListener(self.loop, made, self._accepted_dns if port == DNS_PORT else self._accepted)
+            accepted = self._accepted_dns if port == DNS_PORT else self._accepted
+            self._open[key] = TcpListener(self.loop, made, accepted, self._connections)
         elif port == DNS_PORT:
             self._open[key] = DnsOverUdp(self.loop, made, self._responder)
         else:
-            self._open[key] = UdpPort(self.loop, self._gate, self._channel.send, made)
+            self._open[key] = UdpPort(self.loop, self._gate, self._channel.send, made, self._flows)
 
     def _accepted(self, client: socket.socket) -> None:
-        Connection(self.loop, self._gate, self._channel.send, client)
+        Connection(self.loop, self._gate, self._channel.send, client, self._connections)
 
     def _accepted_dns(self, client: socket.socket) -> None:
-        DnsOverTcp(self.loop, client, self._responder)
+        DnsOverTcp(self.loop, client, self._responder, self._connections)
 
     def _resolve(self, message: Resolve) -> None:
         def done(admission: Admission) -> None:

@@ -13,7 +13,8 @@ from functools import partial
 
 from agent_safety_layer.egress.loop import IN, OUT, Loop
 
-PIECE = 512 * 1024
+PIECE, _SHORTEST = 512 * 1024, 16 * 1024
+_WHOLE = 32  # so many relays read whole pieces; more read shorter ones, so that what waits has a bound
 _buffer = memoryview(bytearray(PIECE))  # the loop is one thread, and no read outlives its callback
 
 FORWARD, HOLD, REFUSE = "forward", "hold", "refuse"
@@ -42,7 +43,7 @@ class _Direction:
 
     def read(self) -> bool:
         """One piece has been passed on, or waits. False when it must not be."""
-        size = self.source.recv_into(_buffer)
+        size = self.source.recv_into(_buffer, max(PIECE // max(Relay.running // _WHOLE, 1), _SHORTEST))
         if not size:
             self.ended = True
             self.sink.shutdown(socket.SHUT_WR)
@@ -77,6 +78,8 @@ class Relay:
     ``let_go``) or REFUSE (both sides are reset). *finished* gets the bytes sent, the bytes received, and an error text.
     """
 
+    running = 0
+
     def __init__(
         self,
         loop: Loop,
@@ -85,6 +88,7 @@ class Relay:
         inspect: Inspect | None,
         finished: Callable[[int, int, str], None],
     ) -> None:
+        Relay.running += 1
         self._loop = loop
         self._client = client
         self._upstream = upstream
@@ -143,6 +147,7 @@ class Relay:
 
     def _close(self, why: str) -> None:
         self._open = False
+        Relay.running -= 1
         for side in (self._client, self._upstream):
             self._loop.unwatch(side.fileno())
             side.close()

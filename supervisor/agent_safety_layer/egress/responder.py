@@ -19,7 +19,7 @@ from functools import partial
 from agent_safety_layer.egress import dns
 from agent_safety_layer.egress.datagrams import Datagrams
 from agent_safety_layer.egress.gate import PASSING, Gate
-from agent_safety_layer.egress.loop import IN, OUT, Loop
+from agent_safety_layer.egress.loop import IN, OUT, Loop, Room
 from agent_safety_layer.egress.names import canonical_name, is_local_name
 from agent_safety_layer.egress.protocol import Answer, Ask, Happened, Named
 from agent_safety_layer.egress.resolver import NO_SUCH_NAME, Resolution
@@ -122,7 +122,9 @@ class DnsOverUdp:
 class DnsOverTcp:
     """Serves the responder on one accepted connection until the client closes it or asks nothing for a while."""
 
-    def __init__(self, loop: Loop, client: socket.socket, responder: Responder) -> None:
+    def __init__(self, loop: Loop, client: socket.socket, responder: Responder, room: Room) -> None:
+        self._room = room
+        room.enter()
         self._loop = loop
         self._client = client
         self._responder = responder
@@ -171,5 +173,6 @@ class DnsOverTcp:
     def _close(self) -> None:
         self._timer.cancel()
         if self._client.fileno() >= 0:
+            self._room.leave()
             self._loop.unwatch(self._client.fileno())
             self._client.close()

@@ -9,7 +9,7 @@ from functools import partial
 
 from agent_safety_layer.egress.addresses import canonical
 from agent_safety_layer.egress.gate import PASSING, Admission, Gate
-from agent_safety_layer.egress.loop import IN, OUT, Loop, Timer
+from agent_safety_layer.egress.loop import IN, OUT, Loop, Room, Timer
 from agent_safety_layer.egress.protocol import Answer, Ask, Happened
 from agent_safety_layer.egress.relay import FORWARD, HOLD, REFUSE, Relay, reset_on_close
 from agent_safety_layer.egress.sniff import Sniffer
@@ -22,29 +22,41 @@ Report = Callable[[Happened], None]
 
 
 class TcpListener:
-    """Accepts on a listening socket of the tree's or the capture namespace and gives each connection to *accepted*."""
+    """Accepts on a listening socket of the tree's or the capture namespace and gives each connection to *accepted*.
 
-    def __init__(self, loop: Loop, listening: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
+    While *room* is full the others wait, as in front of any server that is busy.
+    """
+
+    def __init__(
+        self, loop: Loop, listening: socket.socket, accepted: Callable[[socket.socket], None], room: Room
+    ) -> None:
         self._loop = loop
         self._socket = listening
         self._accepted = accepted
+        self._room = room
         self._pause: Timer | None = None
         loop.watch(listening.fileno(), IN, self._ready)
 
     def _ready(self, _events: int) -> None:
         for _ in range(ACCEPTS):
+            if self._room.full:
+                self._wait()
+                return
             try:
                 client, _peer = self._socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                    self._loop.unwatch(self._socket.fileno())  # it stays ready: come back when something was closed
-                    self._pause = self._loop.later(_PAUSE_S, self._resume)
+                    self._wait()
                     return
                 continue  # the client went away before it was accepted
             client.setblocking(False)
             self._accepted(client)
+
+    def _wait(self) -> None:
+        self._loop.unwatch(self._socket.fileno())  # it stays ready: come back when something was closed
+        self._pause = self._loop.later(_PAUSE_S, self._resume)
 
     def _resume(self) -> None:
         self._loop.watch(self._socket.fileno(), IN, self._ready)
@@ -59,7 +71,9 @@ class TcpListener:
 class Connection:
     """One connection of the tree, from acceptance to end; every end but the supervisor's own refusal is reported."""
 
-    def __init__(self, loop: Loop, gate: Gate, report: Report, client: socket.socket) -> None:
+    def __init__(self, loop: Loop, gate: Gate, report: Report, client: socket.socket, room: Room) -> None:
+        self._room = room
+        room.enter()
         self._loop = loop
         self._gate = gate
         self._report = report
@@ -159,6 +173,7 @@ class Connection:
 
     def _finished(self, sent: int, received: int, why: str) -> None:
         self._relay = None
+        self._room.leave()
         if why != "refused":
             self._tell("", why, sent, received)
 
@@ -166,5 +181,6 @@ class Connection:
         self._report(Happened("net.connect", self._host, self._ip, self._port, "tcp", result, reason, sent, received))
 
     def _drop(self) -> None:
+        self._room.leave()
         reset_on_close(self._client)
         self._client.close()

@@ -14,19 +14,21 @@ from functools import partial
 
 from agent_safety_layer.egress.datagrams import LONGEST, Datagram, Datagrams
 from agent_safety_layer.egress.gate import Admission, Gate
-from agent_safety_layer.egress.loop import IN, Loop
+from agent_safety_layer.egress.loop import IN, Loop, Room
 from agent_safety_layer.egress.protocol import Happened
 
 IDLE_S = 60.0
-FLOWS = 1024
-WAITING = 16
+WAITING, WAITING_BYTES = 16, 65_536
 BATCH = 32
 
 
 class UdpPort:
     """Relays what the tree sends to one port of any address."""
 
-    def __init__(self, loop: Loop, gate: Gate, report: Callable[[Happened], None], bound: socket.socket) -> None:
+    def __init__(
+        self, loop: Loop, gate: Gate, report: Callable[[Happened], None], bound: socket.socket, room: Room
+    ) -> None:
+        self._room = room
         self._loop = loop
         self._gate = gate
         self._report = report
@@ -43,8 +45,9 @@ class UdpPort:
             key = (got.peer, got.to)
             flow = self._flows.get(key)
             if flow is None:
-                if len(self._flows) >= FLOWS:
+                if self._room.full:
                     continue
+                self._room.enter()
                 flow = _Flow(self._loop, self._datagrams, got, self._port, partial(self._drop, key))
                 self._flows[key] = flow
                 self._gate.admit(got.to, self._port, "udp", flow.admitted)
@@ -53,6 +56,7 @@ class UdpPort:
     def _drop(self, key: tuple[object, str]) -> None:
         flow = self._flows.pop(key, None)
         if flow is not None:
+            self._room.leave()
             self._report(flow.ended())
 
     def close(self) -> None:
@@ -104,7 +108,7 @@ class _Flow:
     def send(self, data: bytes) -> None:
         self._used = time.monotonic()
         if self._waiting is not None:
-            if len(self._waiting) < WAITING:
+            if len(self._waiting) < WAITING and sum(map(len, self._waiting)) + len(data) <= WAITING_BYTES:
                 self._waiting.append(data)
         elif self._outside is not None:
             try:
