@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent_safety_layer.policy import load_text
-from agent_safety_layer.policy.draft import LISTS
-from agent_safety_layer.policy.reader import SCALARS, TOP
+from agent_safety_layer.policy.reader import LISTS, SCALARS, TOP
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 POLICIES = re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
