@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 PER_SECOND = 5
 FILE_BYTES = 4 * 1024 * 1024
+_TOLD = 4096  # different ones remembered
 _OBJECT = 300  # characters of a name on the terminal
 
 
 class Denials:
     """Tells of denials and warnings. ``fd`` is the open file at ``$ASL_DENIALS``, or -1; it stays the caller's.
 
-    The agent decides how often it is denied, so both ways are bounded: stderr by a rate, the file by ``FILE_BYTES``.
+    The agent decides how often it is denied, so both ways are bounded: stderr says each thing once and at a rate, the
+    file takes ``FILE_BYTES``.
     Neither ever waits or raises. ``remedy`` says what would allow an event.
     """
 
@@ -48,6 +50,7 @@ class Denials:
         self._second = -1
         self._shown = 0
         self._more = 0
+        self._told: set[tuple[object, ...]] = set()
 
     def tell(self, event: Event, decision: Decision, effective: str, now: float, answer: Answer | None = None) -> None:
         """Tell of a denial (blocked, or would be) or a warning; pass over the rest. ``now`` is monotonic seconds,
@@ -59,10 +62,18 @@ class Denials:
             self._record(event, decision, answer)
         if self._quiet:
             return
+        what = (event.kind, event.path, event.path2, event.host, event.ip, event.port, event.argv)
+        told = (*what, decision.rule, decision.where, effective)
+        if told in self._told:
+            return
         if int(now) != self._second:
             self.tick(now)
         if self._shown >= PER_SECOND or not self._stderr.write(self._line(event, decision, effective)):
             self._more += 1
+        else:
+            if len(self._told) >= _TOLD:
+                self._told.clear()
+            self._told.add(told)
         self._shown += 1
 
     def _line(self, event: Event, decision: Decision, effective: str) -> str:

@@ -22,6 +22,7 @@ from agent_safety_layer.errors import (
     UnsupportedError,
     UsageError,
 )
+from agent_safety_layer.events import ASK
 from agent_safety_layer.private import Private
 from agent_safety_layer.report import Ending, ReportFile, footer, report
 from agent_safety_layer.tally import Tally
@@ -95,10 +96,12 @@ class Host(Protocol):
         """The Python policies (``Settings.custom`` are their names)."""
 
 
-def _remedy(policy: Policy, event: Event, decision: Decision) -> str:
+def _remedy(policy: Policy, ask: str, event: Event, decision: Decision) -> str:
+    """What would allow the event; *ask* says how to be asked, where somebody could have been and was not."""
     from agent_safety_layer.policy import remedy
 
-    return remedy(policy, event, decision)
+    said = remedy(policy, event, decision)
+    return " or ".join(filter(None, (said, ask))) if decision.action == ASK else said
 
 
 def _with_tmp(layer: Layer, tmp: str) -> Layer:
@@ -207,6 +210,7 @@ class Session:
             policy = Policy((*given, *policy.layers), (*settings.given.sources, *policy.sources))
         self._given = policy
         self._tell_gaps(policy)
+        self._tell_vain(policy)
         policy = self._guarded(policy, state_dir)
         record = policy.record if not settings.custom else "all"  # which of what went unseen would be nobody's say
         return policy, plan(policy.enforced, System(), record=record, asks=self._approver is not None)
@@ -219,6 +223,19 @@ class Session:
             self._stderr.write(
                 f"asl: no policy speaks of {what}, so all is allowed there; `extends: [workspace]` would\n"
             )
+
+    def _tell_vain(self, policy: Policy) -> None:
+        """Say which flags change nothing."""
+        if not self.settings.extra or self.settings.verbosity < 0:
+            return
+        from agent_safety_layer.policy.vain import vain
+        from agent_safety_layer.terminal import visible
+
+        for flag, event, decision in vain(policy):
+            because = f"{decision.reason} [{decision.rule} {decision.where}]"
+            remedy = _remedy(policy, "", event, decision)
+            said = f"{flag.origin} {flag.text} changes nothing: {because}" + (f"; to allow: {remedy}" if remedy else "")
+            self._stderr.write(f"asl: {visible(said, 600)}\n")
 
     def _guarded(self, policy: Policy, state_dir: str) -> Policy:
         from agent_safety_layer.own import forms, guarded, queues, terminals
@@ -270,7 +287,7 @@ class Session:
             sign, self._header["signed_by"] = self._signer(state_dir)
             writer = TraceWriter(where, with_policy(self._header, policy, self._variables), sign=sign)
             self.trace_path = where
-            remedy = partial(_remedy, policy)
+            remedy = partial(_remedy, policy, "--approve tty" if settings.approve == "deny" and not self._host else "")
             self.tally = Tally(remedy=remedy)
             quiet = settings.verbosity < 0
             denials = Denials(self._stderr, fd=private.denials, colour=self._colour, quiet=quiet, remedy=remedy)

@@ -72,7 +72,7 @@ def denied(tally: Tally, colour: bool = False) -> list[str]:
         remedies = list(dict.fromkeys(denial.remedy for denial in denials))
         if remedies[0]:
             more = " …" if len(remedies) > 1 else ""
-            lines.append(paint(f"     to allow: {visible(remedies[0], 2 * _WIDTH)}{more}", "dim", colour))
+            lines.append(paint(f"     to allow: {visible(remedies[0], 3 * _WIDTH)}{more}", "dim", colour))
     if len(ranked) > _RULES or tally.unlisted:
         rest = sum(denial.n for _, denials in ranked[_RULES:] for denial in denials) + tally.unlisted
         lines.append(f"  {rest}x more, in the trace")

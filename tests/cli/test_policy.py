@@ -120,7 +120,7 @@ def test_explain_names_the_rule_and_what_would_change_it(work: Path) -> None:
     said = policy(work, "explain", "-p", "own.yaml", "git push origin")
     assert said.startswith("require_approval  process.exec git push origin")
     assert "exec.ask: git push*" in said
-    assert "remove 'git push*' from exec.ask (own.yaml:3)" in said
+    assert "remove the entry 'git push*' from exec.ask (own.yaml:3)" in said
 
 
 def test_a_policys_tests_fail_where_it_says_otherwise(work: Path) -> None:

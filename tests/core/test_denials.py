@@ -99,8 +99,8 @@ def test_secrets_of_a_command_line_are_not_shown():
 
 def test_a_few_per_second_then_a_count(screen):
     denials = Denials(screen)
-    for _ in range(PER_SECOND + 20):
-        denials.tell(DENIED, RULE, "block", 10.1)
+    for number in range(PER_SECOND + 20):
+        denials.tell(Event("file.read", path=f"/{number}"), RULE, "block", 10.1)
     assert len(screen.said) == PER_SECOND
     denials.tick(10.9)
     assert len(screen.said) == PER_SECOND
@@ -110,6 +110,17 @@ def test_a_few_per_second_then_a_count(screen):
     assert screen.said[-1].startswith("asl: blocked")
     denials.close()
     assert len(screen.said) == PER_SECOND + 2
+
+
+def test_each_is_told_once(screen, record):
+    fd, path = record
+    denials = Denials(screen, fd=fd)
+    for second in range(20):
+        denials.tell(DENIED, RULE, "block", float(second))
+    denials.tell(Event("file.write", path=DENIED.path), RULE, "block", 20.0)
+    denials.close()
+    assert [said.split()[2] for said in screen.said] == ["file.read", "file.write"]
+    assert len(path.read_text().splitlines()) == 21
 
 
 def test_what_a_full_stderr_swallowed_is_counted(screen):
@@ -167,8 +178,8 @@ def test_the_file_is_bounded(screen, record, monkeypatch):
 def test_a_full_disk_is_survived(screen):
     fd = os.open("/dev/full", os.O_WRONLY)
     denials = Denials(screen, fd=fd)
-    for _ in range(3):
-        denials.tell(DENIED, RULE, "block", 1.0)
+    for number in range(3):
+        denials.tell(Event("file.read", path=f"/{number}"), RULE, "block", 1.0)
     os.close(fd)
     assert len(screen.said) == 3
 

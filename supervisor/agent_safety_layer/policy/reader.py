@@ -105,6 +105,14 @@ def _percent(value: int | float | str) -> float:
     return share
 
 
+def _memory(value: int | str) -> int:
+    found = size(value)
+    if found < 1 << 20:
+        meant = f"did you mean {value}MiB" if str(value).isdigit() else "write 100MiB or more"
+        raise ValueError(f"{value} is {found} bytes, in which nothing runs; {meant}")
+    return found
+
+
 def _version(value: int) -> int:
     if value != 1:
         raise ValueError(f"{value} is not a version that this program knows; write 1")
@@ -123,6 +131,7 @@ def _word(*choices: str) -> tuple[tuple[type, ...], str, Callable[[Any], Any]]:
 _TEXT = ((str,), "text", lambda text: text)
 _BOOL = ((bool,), "true or false", lambda flag: flag)
 _DURATION = ((str, int, float), "a duration such as 90s, 10m or 1h30m", seconds)
+_MEMORY = ((str, int), "a size such as 2GiB or 500MB", _memory)
 _SIZE = ((str, int), "a size such as 2GiB or 500MB", size)
 _COUNT = ((int, str), "a whole number", _count)
 _PERCENT = ((int, float, str), "a percentage such as 50%; 100% is one processor", _percent)
@@ -139,7 +148,7 @@ SCALARS: dict[str, dict[str, tuple[tuple[type, ...], str, Callable[[Any], Any]]]
     "limits": {
         "wall_time": _DURATION,
         "cpu_time": _DURATION,
-        "memory": _SIZE,
+        "memory": _MEMORY,
         "processes": _COUNT,
         "open_files": _COUNT,
         "file_size": _SIZE,

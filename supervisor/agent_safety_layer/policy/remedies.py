@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent_safety_layer.events import ASK, BLOCK, PYTHON
 from agent_safety_layer.policy.commands import basename, quote
 from agent_safety_layer.policy.decision import judge_of
+from agent_safety_layer.policy.loading import BUILT_IN as BUILT_IN_NAMES
 from agent_safety_layer.policy.state import State
 from agent_safety_layer.policy.wording import with_port
 
@@ -33,7 +34,7 @@ def remedy(policy: Policy, event: Event, decision: Decision) -> str:
     if entry is not None and entry.text == "${STATE}":
         return ""  # the supervisor's own
     if entry is not None:
-        return _take_away(entry, decision)
+        return _take_away(policy, entry, event, decision)
     wanted = wanted_of(event, decision)
     flag = _flag(section, name, decision, wanted)
     if flag and _layer(policy, event, decision) == 0:
@@ -86,14 +87,17 @@ def _entry(policy: Policy, decision: Decision) -> Entry | Host | None:
     return None
 
 
-def _take_away(entry: Entry | Host, decision: Decision) -> str:
+def _take_away(policy: Policy, entry: Entry | Host, event: Event, decision: Decision) -> str:
+    """How to do without the entry: it goes as a whole, with all that it stands for."""
     where = decision.where
     if where.startswith("--"):
         return f"leave out {where} {quote(entry.text)}"
     if not where.startswith(BUILT_IN):
-        return f"remove '{entry.text}' from {decision.rule} ({where})"
+        return f"remove the entry '{entry.text}' from {decision.rule} ({where})"
     section, _, name = decision.rule.partition(".")
-    return f'in a policy of your own, without: {{{section}: {{{name}: ["{entry.text}"]}}}}'
+    layer = policy.layers[max(_layer(policy, event, decision), 0)].name
+    mine = f"a policy of your own with extends: [{layer}] and" if layer in BUILT_IN_NAMES else f"in the policy {layer},"
+    return f'{mine} without: {{{section}: {{{name}: ["{entry.text}"]}}}}, the whole entry'
 
 
 def _layer(policy: Policy, event: Event, decision: Decision) -> int:

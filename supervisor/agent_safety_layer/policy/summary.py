@@ -17,7 +17,6 @@ LIMIT = 4000  # characters
 _SHOWN = 12
 _TEXT = 80  # characters of one entry
 _SECRETS = "profiles/secrets.yaml:"
-_ASKED, _NOBODY = "A person is asked", "Refused, as there is nobody to ask"
 
 
 def brief(policy: Policy, workspace: str = "", tmp: str = "", *, attended: bool = True) -> str:
@@ -29,63 +28,67 @@ def brief(policy: Policy, workspace: str = "", tmp: str = "", *, attended: bool 
     lines = ["This process and all it starts run under an enforced policy. What is outside of it fails:"]
     layers = policy.enforced.layers
     for number, layer in enumerate(layers, 1):
-        said = [line if attended else line.replace(_ASKED, _NOBODY) for line in _layer(layer)]
+        said = list(_layer(layer, attended))
         if said and len(layers) > 1:
             lines.append(f"Part {number} of {len(layers)}, each of which must allow what you do:")
         lines += said
     lines += _limits(policy.limits)
-    if workspace:
-        lines.append(f"${{WORKSPACE}} is {_short(workspace)}" + (f", ${{TMP}} is {_short(tmp)}." if tmp else "."))
     last = (
         "'Permission denied' or 'Connection refused' can be a refusal by this policy. Do not look for a way around it:"
         " each refusal, its reason and what would allow it is a JSON line in the file $ASL_DENIALS."
         " Go on without it, or tell the user what you need.\n"
     )
     text, room = "\n".join(lines), LIMIT - len(last) - 1
+    for name, path in (("${WORKSPACE}", workspace), ("${TMP}", tmp)):
+        text = text.replace(name, _short(path)) if path else text
     return f"{text if len(text) <= room else text[: room - 1] + '…'}\n{last}"
 
 
-def _layer(layer: Layer) -> Iterable[str]:
+def _layer(layer: Layer, attended: bool) -> Iterable[str]:
     if layer.files is not None:
-        yield from _files(layer.files)
+        yield from _files(layer.files, attended)
     if layer.network is not None:
-        yield from _network(layer.network)
+        yield from _network(layer.network, attended)
     if layer.exec is not None:
-        yield from _exec(layer.exec)
+        yield from _exec(layer.exec, attended)
     for rule in layer.rules:
         if rule.reason and rule.action in ("block", "require_approval") and not rule.origin.startswith("profiles/"):
             yield f"- Rule {rule.name}: {_short(rule.reason)}"
 
 
-def _files(files: Files) -> Iterable[str]:
+def _asked(what: str, attended: bool) -> str:
+    return f"- A person is asked first: {what}." if attended else f"- Refused, as nobody is there to be asked: {what}."
+
+
+def _files(files: Files, attended: bool) -> Iterable[str]:
     asked = any(covers_all(entry) for entry in files.ask)
     if files.read_list:
         anything = any(covers_all(entry) for entry in files.read)
         yield f"- Read: {'anything but what is named below' if anything else _listed((*files.read, *files.write))}."
     if files.write_list:
-        yield f"- Write: {_listed(files.write)}."
+        yield f"- Write: {_listed(entry for entry in files.write if not entry.text.startswith('/dev/'))}."
     own = [entry for entry in files.block if not entry.origin.startswith(_SECRETS)]
     if own:
         yield f"- Neither read nor written: {_listed(own)}."
     if len(own) < len(files.block):
-        yield "- Neither read nor written: secrets: ~/.ssh, credentials of clouds and registries, browsers, .env, ..."
+        yield "- Neither read nor written: secrets (~/.ssh, credentials of clouds and registries, browsers, .env, ...)."
     own = [entry for entry in files.protect if not entry.origin.startswith((_SECRETS, "built-in"))]
     if own:
         yield f"- Read, but not written: {_listed(own)}."
     if any(entry.origin.startswith(_SECRETS) for entry in files.protect):
-        yield "- Read, but not written: configuration of shells, editors, agents and git hooks."
+        yield "- Read, but not written: configuration of the system, shells, editors and agents, git hooks."
     if files.ask:
-        yield f"- {_ASKED} about: {'all other files' if asked else _listed(files.ask)}."
+        yield _asked("all other files" if asked else _listed(files.ask), attended)
 
 
-def _network(network: Network) -> Iterable[str]:
+def _network(network: Network, attended: bool) -> Iterable[str]:
     asked = any(address.name == "*" for host in network.ask for address in host.addresses)
     if network.allow:
         yield f"- Connect to: {_listed(network.allow)}."
     elif network.allow_list and not asked:
         yield "- Connect to: nothing. There is no network."
     if network.ask:
-        yield f"- {_ASKED} about connections to: {'any other host' if asked else _listed(network.ask)}."
+        yield _asked(f"connecting to {'any other host' if asked else _listed(network.ask)}", attended)
     if network.block and any(not host.origin.startswith(_SECRETS) for host in network.block):
         yield f"- Never connect to: {_listed(network.block)}."
     if network.origin and not network.private_ips:
@@ -94,13 +97,13 @@ def _network(network: Network) -> Iterable[str]:
         yield f"- Listen at: {_listed(network.listen)}."
 
 
-def _exec(section: Exec) -> Iterable[str]:
+def _exec(section: Exec, attended: bool) -> Iterable[str]:
     if section.allow_list:
         yield f"- Run only: {_listed(section.allow)}."
     if section.block:
         yield f"- Never run: {_listed(section.block)}."
     if section.ask:
-        yield f"- {_ASKED} about running: {_listed(section.ask)}."
+        yield _asked(f"running {_listed(section.ask)}", attended)
 
 
 def _limits(limits: Limits) -> Iterable[str]:

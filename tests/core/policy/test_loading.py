@@ -281,14 +281,14 @@ def test_flags_join_the_first_layer_with_their_own_origin() -> None:
     extra = {
         "files": {"read": ["out"], "block": ["*.key"]},
         "network": {"allow": ["x.com:443"]},
-        "limits": {"memory": "1k"},
+        "limits": {"memory": "8M"},
     }
     policy = load(["strict", "workspace"], variables={**HERE, "CWD": "/home/u/work/sub"}, extra=extra)
     entry = files(policy).read[0]
     assert (entry.text, entry.origin, entry.forms) == ("out", "--allow-read", ("/home/u/work/sub/out",))
     assert files(policy).block[0].forms == ("/home/u/work/sub/*.key",)
     assert network(policy).allow[0].origin == "--allow-host"
-    assert policy.layers[0].limits.memory_bytes == 1024
+    assert policy.layers[0].limits.memory_bytes == 8 << 20
     assert files(policy, 1).read[0].text == "/"
 
 
@@ -420,3 +420,9 @@ def test_a_run_cannot_change_the_policy_that_it_runs_under(tmp_path: Path) -> No
 def test_what_is_recorded_is_what_the_most_curious_layer_wants(layers: tuple[str, ...], record: str) -> None:
     made = [load_text(f"version: 1\n{text}", variables={}).layers[0] for text in layers]
     assert Policy(tuple(made)).record == record
+
+
+@pytest.mark.parametrize(("given", "meant"), [(50, "did you mean 50MiB"), ("50", "50MiB"), ("4k", "100MiB or more")])
+def test_memory_in_which_nothing_runs_is_a_mistake(given: int | str, meant: str) -> None:
+    with pytest.raises(PolicyMistakes, match=meant):
+        load_text("", variables=HERE, extra={"limits": {"memory": given}})

@@ -6,6 +6,7 @@ import pytest
 
 from agent_safety_layer.events import ALLOW, BLOCK, Decision, Event
 from agent_safety_layer.policy import Policy, State, decide, load, load_text, remedy
+from agent_safety_layer.policy.vain import vain
 
 HERE = {"WORKSPACE": "/w", "HOME": "/home/u", "TMP": "/tmp/run"}
 TEXT = """
@@ -39,22 +40,22 @@ def told(event: Event, text: str = TEXT) -> str:
         (Event("file.write", path="/etc/a b"), "--allow-write '/etc/a b'"),
         (Event("file.rename", path="/w/a", path2="/etc/b"), "--allow-write /etc/b"),
         (Event("file.rename", path="/etc/a", path2="/w/b"), "--allow-write /etc/a"),
-        (Event("file.read", path="/w/key"), "remove '/w/key' from files.block (policy.yaml:5)"),
-        (Event("file.read", path="/w/docs/x"), "remove '/w/docs' from files.ask (policy.yaml:6)"),
-        (Event("file.write", path="/w/rc"), "remove '/w/rc' from files.protect (policy.yaml:7)"),
+        (Event("file.read", path="/w/key"), "remove the entry '/w/key' from files.block (policy.yaml:5)"),
+        (Event("file.read", path="/w/docs/x"), "remove the entry '/w/docs' from files.ask (policy.yaml:6)"),
+        (Event("file.write", path="/w/rc"), "remove the entry '/w/rc' from files.protect (policy.yaml:7)"),
         (Event("net.connect", host="y.com", ip="8.8.8.8", port=443), "--allow-host y.com:443"),
         (Event("net.connect", ip="2606:4700::1111", port=443), "--allow-host '[2606:4700::1111]:443'"),
         (Event("net.connect", host="x.com", ip="10.0.0.1", port=443), "--allow-host 10.0.0.1:443"),
         (
             Event("net.connect", host="evil.com", ip="8.8.8.8", port=1),
-            "remove 'evil.com' from network.block (policy.yaml:10)",
+            "remove the entry 'evil.com' from network.block (policy.yaml:10)",
         ),
         (Event("net.connect", ip="169.254.169.254", port=80), ""),
         (Event("net.listen", ip="0.0.0.0", port=80), 'add "0.0.0.0:80" to network.listen (policy.yaml:8)'),
         (Event("net.unix", path="/run/x.sock"), 'add "/run/x.sock" to network.unix (policy.yaml:8)'),
         (Event("process.exec", argv=("ls",)), 'add "ls" to exec.allow (policy.yaml:12)'),
-        (Event("process.exec", argv=("rm", "-rf", "x")), "remove 'rm -rf*' from exec.block (policy.yaml:13)"),
-        (Event("process.exec", argv=("git", "push")), "remove 'git push*' from exec.ask (policy.yaml:14)"),
+        (Event("process.exec", argv=("rm", "-rf", "x")), "remove the entry 'rm -rf*' from exec.block (policy.yaml:13)"),
+        (Event("process.exec", argv=("git", "push")), "remove the entry 'git push*' from exec.ask (policy.yaml:14)"),
         (Event("net.dns", host="z.com"), "--allow-host z.com"),
         (Event("net.dns", host="x.com"), "change the rule 'no-dns' (policy.yaml:16)"),
         (Event("process.deny", syscall="bpf"), ""),
@@ -99,8 +100,9 @@ def test_a_built_in_line_is_taken_away_by_a_policy_of_ones_own() -> None:
     policy = load(variables=HERE)
     event = Event("file.read", path="/home/u/.npmrc")
     said = remedy(policy, event, decide(policy, State(), event))
-    assert said == 'in a policy of your own, without: {files: {block: ["${HOMES}/.npmrc"]}}'
-    mine = load_text("extends: [workspace]\n" + said.partition("own, ")[2], variables=HERE)
+    without = 'without: {files: {block: ["${HOMES}/.npmrc"]}}'
+    assert said == f"a policy of your own with extends: [workspace] and {without}, the whole entry"
+    mine = load_text(f"extends: [workspace]\n{without}", variables=HERE)
     assert decide(mine, State(), event).action == ALLOW
     assert decide(mine, State(), Event("file.read", path="/home/u/.netrc")).action == BLOCK
 
@@ -119,3 +121,21 @@ def test_flags_do_not_reach_other_layers() -> None:
     policy = Policy(tuple(layers))
     event = Event("file.read", path="/etc/hosts")
     assert remedy(policy, event, decide(policy, State(), event)) == 'add "/etc/hosts" to files.read (admin.yaml:3)'
+
+
+def test_a_built_in_line_of_a_policy_that_extends_is_taken_away_there() -> None:
+    policy = load_text("name: mine\nextends: [workspace]", variables=HERE)
+    event = Event("file.read", path="/home/u/.npmrc")
+    said = remedy(policy, event, decide(policy, State(), event))
+    assert said == 'in the policy mine, without: {files: {block: ["${HOMES}/.npmrc"]}}, the whole entry'
+
+
+def test_flags_that_change_nothing() -> None:
+    files = {"read": ["/home/u/.ssh", "/opt"], "write": ["/home/u/.bashrc"]}
+    extra = {"files": files, "network": {"allow": ["metadata.goog", "x.com"]}}
+    found = [(flag.origin, flag.text, decision.rule) for flag, _, decision in vain(load(variables=HERE, extra=extra))]
+    assert found == [
+        ("--allow-read", "/home/u/.ssh", "files.block"),
+        ("--allow-write", "/home/u/.bashrc", "files.protect"),
+        ("--allow-host", "metadata.goog", "network.block"),
+    ]
