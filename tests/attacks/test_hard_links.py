@@ -51,3 +51,36 @@ def test_blocked_file_under_another_name(scene: Scene) -> None:
     (scene.ws / "plain").rmdir()
     scene.free(sys.executable, "-c", CODE, *targets)
     assert scene.stolen, "without a supervisor it works"
+
+
+OLD = r"""
+import os, sys
+def attempt(act, *args):
+    try: return act(*args)
+    except OSError: return None
+for name in ("alias", "inside"):
+    fd = attempt(os.open, name, os.O_RDONLY)
+    if fd is not None: open("loot", "ab").write(os.read(fd, 99))
+    attempt(os.truncate, name, 0); attempt(os.chmod, name, 0o644)
+    fd = attempt(os.open, name, os.O_WRONLY)
+    if fd is not None: os.write(fd, b"FORGED")
+print(open("several").read(), "tried")
+"""
+
+
+def test_a_name_that_was_there_before(scene: Scene) -> None:
+    """A hard link from before the run is judged by the blocked name, of a file named in the policy or in a folder."""
+    other = scene.base / "home" / "token"
+    other.write_text(MARK)
+    policy = scene.policy(block=[str(other)])
+    os.link(other, scene.ws / "alias")
+    os.link(scene.victim, scene.ws / "inside")
+    (scene.ws / "several").write_text("mine")
+    os.link(scene.ws / "several", scene.ws / "again")
+    done = scene.bound(sys.executable, "-c", OLD, policy=policy)
+    assert "mine tried" in done.stdout, done.stderr
+    assert not scene.stolen
+    assert not scene.changed
+    assert other.read_text() == MARK
+    scene.free(sys.executable, "-c", OLD)
+    assert scene.stolen and scene.changed, "without a supervisor it works"

@@ -35,6 +35,9 @@ class Context(Protocol):
     def bounds_truncate(self) -> bool:
         """Whether the kernel bounds truncate(2) by path too (Landlock ABI 3)."""
 
+    def kept_name(self, fd: int) -> str:
+        """The name under which the policy keeps the held file from the tree, where that is another hard link to it."""
+
     def may_look_at(self, path: bytes, process: Process) -> bool:
         """Whether *path* below /proc shows only what the tree may see: itself, and what everybody may know of
         others."""

@@ -79,7 +79,9 @@ class Metadata:
         if found.fd < 0:
             raise OSError(found.errno, "nothing there to change")
         canonical = text_of(found.path)
-        event = None if nameless(found) else self._objects.event(kind, call, process, canonical, path, **more)
+        event = None
+        if not nameless(found):
+            event = self._objects.event(kind, call, process, self._objects.name_judged(found), path, **more)
 
         def perform() -> int:
             act(b"/proc/self/fd/%d" % found.fd)  # leads to the object and no further, also when that is a link

@@ -94,6 +94,11 @@ class Objects:
             raise OSError(dots, "no name to act on")
         return found, name, text_of(found.path.rstrip(b"/") + b"/" + name.rstrip(b"/"))
 
+    def name_judged(self, found: Located) -> str:
+        """The name by which the held object is judged: the canonical one, or one that the policy keeps away."""
+        canonical = text_of(found.path)
+        return (self._context.kept_name(found.fd) or canonical) if found.fd >= 0 else canonical
+
     def event(self, kind: str, call: Call, process: Process, path: str, raw: bytes = b"", **more: object) -> Event:
         """An event about *path*; *raw* is how the tracee spelled it."""
         spelled = text_of(raw) if raw else ""

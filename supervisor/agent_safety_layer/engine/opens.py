@@ -99,7 +99,8 @@ class Opens:
                     )
                 return Operation(None, failing(found.errno), bounded=True, fds=(found.fd,))
             kind = self._open_kind(found, flags)
-            event = self._objects.event(kind, call, process, canonical, path, flags=flags_text(flags))
+            judged = self._objects.name_judged(found)
+            event = self._objects.event(kind, call, process, judged, path, flags=flags_text(flags))
             writes = kind not in ("file.read", "file.list")
             bounded = context.writes_bounded(canonical) if writes else context.reads_bounded(canonical)
             if writes and (flags & _ACCESS == os.O_RDWR or not in_register):

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from agent_safety_layer.engine.aliases import Aliases
     from agent_safety_layer.engine.kernel import Kernel
     from agent_safety_layer.events import Decision
     from agent_safety_layer.policy import Bounds, Policy, State
@@ -60,6 +61,7 @@ class View:
         self._writes = writes
         self._wave_reads = wave_reads
         self._domain = domain
+        self._aliases: Aliases | None = None
 
     def event(self, kind: str, call: Call, process: Process, **fields: Any) -> Event:
         """An event of *kind* by the calling process."""
@@ -100,6 +102,14 @@ class View:
     def writes_bounded(self, path: str) -> bool:
         """Whether the WRITE part of the domain covers *path*."""
         return self._writes.covers(path)
+
+    def kept_name(self, fd: int) -> str:
+        """The blocked or protected name of a file with several."""
+        if self._aliases is None:
+            from agent_safety_layer.engine.aliases import Aliases
+
+            self._aliases = Aliases(self.policy)
+        return self._aliases.name_of(fd)
 
     def executable(self, path: str) -> bool:
         """Whether the kernel, within the domain, can execute *path*: it opens it itself."""
