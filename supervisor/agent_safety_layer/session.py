@@ -402,6 +402,7 @@ class Session:
             kernel=machine.kernel(),
             warden=launched.warden,
         )
+        view.serving = f"{state_dir}/approvals/serving"
 
         def egress(engine: Engine) -> Egress:
             if not self._guards_network(policy):

@@ -15,11 +15,15 @@ from agent_safety_layer.state import make_private
 class Bell:
     """One FIFO, held open. ``fileno`` polls readable once it was rung."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, name: str = "") -> None:
         make_private(folder)
-        self.name = os.urandom(8).hex()
+        self.name = name or os.urandom(8).hex()
         self._path = os.path.join(folder, self.name)
-        os.mkfifo(self._path, 0o600)
+        try:
+            os.mkfifo(self._path, 0o600)
+        except FileExistsError:  # of the same name: left over from somebody who died
+            if not name:
+                raise
         # For both directions, so that the end of one who rings is not the end of the FIFO.
         self._fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
 

@@ -116,6 +116,18 @@ def watch(how: str) -> None:
         queue.close()
 
 
+@approvals.command()
+@QUEUE
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Which port; a free one when not given.")
+@click.option("--webhook", "hooks", metavar="URL", multiple=True, help="Tell this address of questions and answers.")
+@click.option("--webhook-key", "key", metavar="FILE", help="The key that webhooks are signed with, at least 32 bytes.")
+def serve(how: str, port: int, hooks: tuple[str, ...], key: str | None) -> None:
+    """Serve a page on loopback that shows questions as they come and takes answers. Ctrl-C ends it."""
+    from agent_safety_layer.approvals.serve import run
+
+    run(open_queue(how), port, hooks, key)
+
+
 def _me() -> str:
     return f"{user()}@{os.uname().nodename}"
 

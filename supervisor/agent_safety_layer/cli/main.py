@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Name, module below this package, help in one line. The module holds a command of the same name.
 COMMANDS = {
-    "approvals": ("approvals", "Answer what runs ask: list, watch, approve, deny."),
+    "approvals": ("approvals", "Answer what runs ask: list, watch, approve, deny, or serve a web page."),
     "completion": ("completion", "Print a script that completes asl and asl-supervise in a shell."),
     "doctor": ("doctor", "Say what this machine can enforce, and what to do about the rest."),
     "policy": ("policy", "Check and show policies."),

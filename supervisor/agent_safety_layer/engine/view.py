@@ -6,7 +6,7 @@ import os
 from errno import EBADF, ENXIO
 from time import time
 
-from agent_safety_layer.events import ASK, BLOCK, Event
+from agent_safety_layer.events import ASK, BLOCK, Decision, Event, strictest
 from asl_hooks import syscalls
 from asl_hooks._abi import linux
 from asl_hooks.processes import Processes, read_status
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from agent_safety_layer.engine.aliases import Aliases
     from agent_safety_layer.engine.kernel import Kernel
-    from agent_safety_layer.events import Decision
     from agent_safety_layer.policy import Bounds, Policy, State
     from asl_hooks.backend import Call
     from asl_hooks.processes import Process
 
+_PAGE = Decision(BLOCK, "tree", "", "the page that answers questions is not for who asks them")
 # What anybody may know of a process: what ps(1) shows.
 _SHOWN = (b"stat", b"status", b"statm", b"cmdline", b"comm", b"cgroup")
 
@@ -55,6 +55,7 @@ class View:
         self.warden = warden
         self.processes = Processes()
         self.now = 0.0
+        self.serving = ""  # the folder that names the ports of such pages
         self.clock = time
         self._approved: set[tuple[str, int, str]] = set()
         self._reads = reads
@@ -71,15 +72,27 @@ class View:
 
     def decide(self, event: Event) -> Decision:
         """The policy's answer in the present state."""
-        return self._decide(self.policy, self.state, event)
+        decision = self._decide(self.policy, self.state, event)
+        return strictest(decision, _PAGE) if event.port and self._is_page(event) else decision
 
     def decide_enforced(self, event: Event) -> Decision:
         """The answer of those layers that do not merely observe."""
-        return self._decide(self.enforced, self.state, event)
+        decision = self._decide(self.enforced, self.state, event)
+        return strictest(decision, _PAGE) if event.port and self._is_page(event) else decision
 
     def advance(self, event: Event, decision: Decision) -> None:
         """Let the event have happened."""
         self.state = self._advance(self.policy, self.state, event, decision)
+
+    def _is_page(self, event: Event) -> bool:
+        """Whether a page that answers questions (``asl approvals serve``) is at the other end."""
+        if event.kind not in ("net.connect", "net.send") or not event.ip.startswith(("127.", "0.", "::")):
+            return False
+        if event.detail == "own" or not os.path.exists(f"{self.serving}/{event.port}"):
+            return False
+        from agent_safety_layer.approvals.bells import is_heard
+
+        return is_heard(self.serving, str(event.port))
 
     def may_connect(self, ip: str, port: int) -> bool:
         """Whether the policy lets the tree connect to *port* of this machine."""
