@@ -17,6 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import processes
+import traces
+
 LOOP = r"""
 #include <fcntl.h>
 #include <stdlib.h>
@@ -158,6 +161,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--calls", type=int, default=20000)
+    parser.add_argument("--events", type=int, default=1_000_000, help="of the large trace")
+    parser.add_argument("--processes", type=int, default=10_000, help="short-lived ones; a tenth of that at once")
     parser.add_argument("--cpu", type=int, default=min(os.sched_getaffinity(0)))
     wanted = parser.parse_args()
     os.sched_setaffinity(0, {wanted.cpu})
@@ -179,6 +184,13 @@ def main() -> None:
         opens(work, wanted.rounds, wanted.calls)
         print("\nfork, exec and exit of `true`, 200 times, its opens included; judged, and verified after the exec")
         execs(work, wanted.rounds, 200)
+        supervise = [str(Path(sys.executable).with_name("asl-supervise"))]
+        print("\nthe trace of a run")
+        traces.cost(supervise, work)
+        print("\nreading a large trace")
+        traces.reading(work, wanted.events)
+        print("\nthe supervisor itself, with many processes")
+        processes.tell([*supervise, "-q"], wanted.processes, wanted.processes // 10)
 
 
 if __name__ == "__main__":
