@@ -183,7 +183,9 @@ def main() -> None:
 
 
 def warm() -> None:
-    """Establishes: a run that starts here imports nothing more."""
+    """Establishes: a run that starts here imports nothing more, and finds the usual filter assembled."""
+    from agent_safety_layer.machine import Machine
+    from agent_safety_layer.policy import Plan
     from agent_safety_layer.trace import writer
 
     for name in _NEEDED:
@@ -191,6 +193,9 @@ def warm() -> None:
     for name in _HOOKS:
         import_module(f"asl_hooks.{name}")
     writer.light_sha256()
+    usual = Machine(frozenset())
+    usual.ruleset(Plan((), (), True)).close()
+    usual.kernel().program()
 
 
 def _reap(*_: object) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _signal
 import asyncio
+import gc
 import io
 import linecache
 import os
@@ -210,16 +211,21 @@ class Call:
     def _supervise(self, policy: FilePolicies, theirs: socket.socket, writer: int) -> NoReturn:
         """Supervise the call, in a process that has nothing else to do."""
         try:
+            collects = gc.isenabled()
+            gc.disable()
+            gc.freeze()  # what is the program's stays untouched, and unlooked at
             _leave_behind({theirs.fileno(), writer})
             link = Link(theirs)
-            host = Hosted(link, self._span, lambda: self._work(writer), (writer, *_taken))
+            host = Hosted(link, self._span, lambda: self._work(writer, collects), (writer, *_taken))
             run(link, Settings(command=(self._name,), given=policy, verbosity=-1), host)
         finally:
             os._exit(70)
 
-    def _work(self, writer: int) -> int:
+    def _work(self, writer: int, collects: bool) -> int:
         """In the child: call the function and send what comes of it."""
         global _inside
+        if collects:
+            gc.enable()
         _inside = self._layer
         # What Python tries for its own sake is no violation of the function's.
         sys.dont_write_bytecode = True

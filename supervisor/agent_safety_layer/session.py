@@ -478,9 +478,10 @@ class Session:
         settings = self.settings
         variables = environment(policy, os.environ if settings.environment is None else dict(settings.environment))
         variables |= {"TMPDIR": private.tmp, "ASL_RUN_ID": self.run_id, "ASL_DENIALS": private.denials_path}
-        variables["ASL_POLICY_SUMMARY"] = brief(
-            self._given, os.getcwd(), private.tmp, attended=self.settings.approve != "deny"
-        )
+        if self._host is None or self._host.call is None:  # for a program, which may be an agent
+            variables["ASL_POLICY_SUMMARY"] = brief(
+                self._given, os.getcwd(), private.tmp, attended=self.settings.approve != "deny"
+            )
         return tuple(variables.items())
 
     def _close(self, ending: Ending, writer: Any, denials: Any) -> Ending:

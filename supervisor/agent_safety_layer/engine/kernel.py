@@ -37,6 +37,9 @@ NOTIFIED = (
 )
 
 
+_programs: dict[tuple[frozenset[str], bool], bytes] = {}  # a process that forks supervisors assembles them once
+
+
 class Kernel:
     """The kernel's part of a run: what its filter refuses for *notified* groups, and what its Landlock domain bounds.
 
@@ -61,8 +64,12 @@ class Kernel:
     def program(self, *, shares_ipc: bool = False) -> bytes:
         """The seccomp program to install. ``shares_ipc``: in a tree that has no IPC namespace of its own."""
         notified = self.notified.union(IPC_TAGS) if shares_ipc else self.notified
-        arch, reads = syscalls.native_arch(), not self.bounds_reads
-        return bpf.assemble(filters.build(arch, notified, report=True, keep_dumpable=True, reads=reads))
+        made = _programs.get((notified, self.bounds_reads))
+        if made is None:
+            arch, reads = syscalls.native_arch(), not self.bounds_reads
+            made = bpf.assemble(filters.build(arch, notified, report=True, keep_dumpable=True, reads=reads))
+            _programs[notified, self.bounds_reads] = made
+        return made
 
     def refusal(self, call: Call) -> int:
         """The errno with which *call* is refused whatever the policy says; 0 when it is not."""
