@@ -1,7 +1,7 @@
 """A session that another program hosts: its settings come over a link, and so does every word about it.
 
-    program → run   settings and descriptors · signal · kill · said
-    run → program   ready · started · asked · ended, or failed
+    program → run   settings and descriptors · signal · kill · said · settled
+    run → program   ready · started · asked · request · withdrawn · ended, or failed
 
 The program's end of the link closing is its death: the tree is ended.
 """
@@ -23,10 +23,12 @@ from agent_safety_layer.session import Session, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_safety_layer.engine.gate import Gate
+    from agent_safety_layer.approvals.approver import Approver
+    from agent_safety_layer.approvals.linked import Linked
     from agent_safety_layer.engine.loop import Engine
     from agent_safety_layer.events import Event
     from agent_safety_layer.link import Link, Message
+    from agent_safety_layer.terminal import Stderr
     from agent_safety_layer.tree import Tree
 
 
@@ -42,6 +44,7 @@ class Hosted:
         self._link = link
         self._tree: Tree | None = None
         self._policies = Elsewhere(link)
+        self._questions: Linked | None = None
 
     def begins(self, session: Session, engine: Engine, tree: Tree, pid: int) -> None:
         """Tell the program what it started, and listen to it from now on."""
@@ -54,11 +57,12 @@ class Hosted:
             pass  # the program died, which the loop is about to hear
         engine.watch(self._link.fileno(), lambda: self._hear(engine))
 
-    def gate(self, policy: Policy, engine: Engine) -> Gate:
-        """Nobody is asked."""
-        from agent_safety_layer.engine.gate import Nobody
+    def approver(self, state_dir: str, stderr: Stderr) -> Approver:
+        """The program's gate."""
+        from agent_safety_layer.approvals.linked import ByProgram, Linked
 
-        return Nobody("nobody was asked (the supervisor has no gate)")
+        self._questions = Linked(self._link)
+        return ByProgram(self._questions, state_dir, stderr)
 
     def custom(self) -> Elsewhere:
         """The program's Python policies."""
@@ -74,6 +78,8 @@ class Hosted:
                 tree.kill(int(message["kill"]))
             elif "said" in message:
                 self._policies.said(message["said"])
+            elif "settled" in message and self._questions is not None:
+                self._questions.answered(message["settled"])
         if self._link.ended:
             engine.unwatch(self._link.fileno())
             tree.kill(9)

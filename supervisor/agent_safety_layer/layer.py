@@ -242,7 +242,7 @@ class SafetyLayer:
         from agent_safety_layer.compiled import policy_of
         from agent_safety_layer.supervisor import Supervisor
 
-        return Supervisor(policy_of(self, further))
+        return Supervisor(policy_of(self, further), approval_gate=self.approval_gate)
 
     def replay(
         self,

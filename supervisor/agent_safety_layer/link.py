@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import struct
+import threading
 from array import array
 from collections.abc import Sequence
 from importlib import import_module
@@ -30,6 +31,7 @@ class Link:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._buffer = bytearray()
+        self._sending = threading.Lock()
         self.fds: list[int] = []
         self.ended = False
 
@@ -38,11 +40,12 @@ class Link:
         return self._socket.fileno()
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Send one message. Raises ``OSError`` when the other side is gone."""
+        """Send one message, from any thread. Raises ``OSError`` when the other side is gone."""
         text = json.dumps(message, separators=(",", ":")).encode()
         data = memoryview(_LENGTH.pack(len(text)) + text)
-        sent = socket.send_fds(self._socket, [data], fds) if fds else 0
-        self._socket.sendall(data[sent:])
+        with self._sending:
+            sent = socket.send_fds(self._socket, [data], fds) if fds else 0
+            self._socket.sendall(data[sent:])
 
     def receive(self) -> Message | None:
         """The next message, waited for; None at the end."""

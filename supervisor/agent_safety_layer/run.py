@@ -16,6 +16,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, Generic
 
+from agent_safety_layer.approvals.linked import Answering
 from agent_safety_layer.custom import Judges
 from agent_safety_layer.errors import AslError
 from agent_safety_layer.events import TraceEntry
@@ -36,9 +37,15 @@ class Run(Generic[Text]):
     """
 
     def __init__(
-        self, link: Link, args: tuple[str, ...], encoding: tuple[str, str] | None, policies: Sequence[Policy] = ()
+        self,
+        link: Link,
+        args: tuple[str, ...],
+        encoding: tuple[str, str] | None,
+        policies: Sequence[Policy] = (),
+        gate: object = None,
     ) -> None:
         self._judges = Judges(policies, self._tell)
+        self._answering = Answering(gate, self._tell)
         self.args = args
         self.pid = 0
         self.run_id = ""
@@ -207,6 +214,8 @@ class Run(Generic[Text]):
                 for message in messages:
                     if "asked" in message:
                         self._judges.asked(message["asked"])
+                    else:
+                        self._answering.heard(message)
                 ended = next((each for each in messages if "ended" in each or "failed" in each), ended)
                 if self._link.ended:
                     poll.unregister(fd)
@@ -220,7 +229,7 @@ class Run(Generic[Text]):
             told = message["started"]
             self.pid, self.run_id, self.trace_path = told["pid"], told["run"], told["trace"]
             return
-        if message is not None and "asked" in message:
+        if message is not None and not message.keys() & {"ended", "failed"}:
             return  # it is being ended
         with self._news:
             if message is None:

@@ -32,6 +32,7 @@ from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from agent_safety_layer import helper, plaindata, spans
+from agent_safety_layer.approvals.linked import PROGRAM, Answering
 from agent_safety_layer.boundaries import BoundaryViolation
 from agent_safety_layer.compiled import Source, policy_of
 from agent_safety_layer.errors import AslError, UnsupportedError
@@ -133,9 +134,12 @@ class Call:
     def kill(self) -> None:
         """End the call."""
         self._killed = True
+        self._say({"kill": int(signal.SIGKILL)})
+
+    def _say(self, message: Message) -> None:
         if self._link is not None:
-            with suppress(OSError, ValueError):
-                self._link.send({"kill": int(signal.SIGKILL)})
+            with suppress(OSError, ValueError):  # it is over
+                self._link.send(message)
 
     # -- here ----------------------------------------------------------------------------------------------------------
 
@@ -147,6 +151,7 @@ class Call:
         poll = select.poll()
         poll.register(link.fileno(), select.POLLIN)
         poll.register(reader, select.POLLIN)
+        answering = Answering(self._layer.approval_gate, self._say)
         ended: Message | None = None
         data = bytearray()
         while True:
@@ -154,7 +159,9 @@ class Call:
             if reader in ready and not _read_into(data, reader):
                 poll.unregister(reader)
             if link.fileno() in ready:
-                ended = next((each for each in link.arrived() if "ended" in each or "failed" in each), ended)
+                for message in link.arrived():
+                    if not answering.heard(message) and message.keys() & {"ended", "failed"}:
+                        ended = message
                 if ended is not None or link.ended:
                     break
         while _read_into(data, reader, once=True):
@@ -216,8 +223,10 @@ class Call:
             gc.freeze()  # what is the program's stays untouched, and unlooked at
             _leave_behind({theirs.fileno(), writer})
             link = Link(theirs)
+            approve = "deny" if self._layer.approval_gate is None else PROGRAM
+            settings = Settings(command=(self._name,), given=policy, verbosity=-1, approve=approve)
             host = Hosted(link, self._span, lambda: self._work(writer, collects), (writer, *_taken))
-            run(link, Settings(command=(self._name,), given=policy, verbosity=-1), host)
+            run(link, settings, host)
         finally:
             os._exit(70)
 
@@ -231,7 +240,6 @@ class Call:
         sys.dont_write_bytecode = True
         linecache.updatecache = _no_lines  # type: ignore[assignment]
         tempfile.tempdir = None
-        _print_to_descriptors()
         spans.listened_to()
         try:
             kind, body = _RETURNED, plaindata.dumps(_awaited(self._func()))
@@ -293,7 +301,7 @@ def _no_lines(*_: object) -> list[str]:
 
 
 def _print_to_descriptors() -> None:
-    """In the child: have sys.stdout and sys.stderr be 1 and 2, where a notebook or a test runner has put others."""
+    """In the fork: have sys.stdout and sys.stderr be 1 and 2, where a notebook or a test runner has put others."""
     for name, fd in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         try:
@@ -330,6 +338,7 @@ def _leave_behind(kept: set[int]) -> None:
                 os.dup2(null, fd, inheritable=False)
                 _taken.append(fd)
     os.close(null)
+    _print_to_descriptors()
 
 
 _is_warm = False

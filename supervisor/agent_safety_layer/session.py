@@ -89,8 +89,8 @@ class Host(Protocol):
     def begins(self, session: Session, engine: Engine, tree: Tree, pid: int) -> None:
         """The child is there and waits for the word."""
 
-    def gate(self, policy: Policy, engine: Engine) -> Gate:
-        """Whom questions go to."""
+    def approver(self, state_dir: str, stderr: Stderr) -> Approver:
+        """Whom questions go to, where ``Settings.approve`` is not ``deny``."""
 
     def custom(self) -> Custom:
         """The Python policies (``Settings.custom`` are their names)."""
@@ -148,7 +148,9 @@ class Session:
         self._refuse_to_nest()
         self._closed = hold_places()
         state_dir = state.state_dir()
-        if self.settings.approve != "deny":
+        if self._host is not None:
+            self._approver = self._host.approver(state_dir, self._stderr) if self.settings.approve != "deny" else None
+        elif self.settings.approve != "deny":
             from agent_safety_layer.approvals.approver import approver
 
             self._approver = approver(self.settings.approve, state_dir, self._stderr)
@@ -464,9 +466,10 @@ class Session:
             return self._approver.gate(policy, engine.later, recorder, launched.warden, self._about(), self.trace_path)
         from agent_safety_layer.engine.gate import Nobody
 
+        overlay = f"{state_dir}/approvals/always.yaml"
         if self._host is not None:
-            return self._host.gate(policy, engine)
-        return Nobody(overlay=f"{state_dir}/approvals/always.yaml")
+            return Nobody("nobody was asked (there is no approval gate)", overlay)
+        return Nobody(overlay=overlay)
 
     def _about(self) -> dict[str, Any]:
         """What questions say of the run."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from agent_safety_layer import helper
+from agent_safety_layer.approval import ApprovalGate, AsyncApprovalGate
+from agent_safety_layer.approvals.linked import PROGRAM
 from agent_safety_layer.errors import UsageError
 from agent_safety_layer.outcome import Completed
 from agent_safety_layer.policies import Policy
@@ -42,7 +44,8 @@ class Supervisor:
     ``policy`` is a built-in profile, the path of a policy file, what ``load_policy`` returns, or several of these:
     layers, each of which must agree. ``extra`` joins the first one that is a name or a path, and is shaped like a
     policy file; ``limits`` hold in addition to the policies'. ``observe`` blocks nothing and records everything. What
-    a policy asks a person is refused. The administrator's policy holds whatever is given here.
+    a policy asks a person waits at the ``approval_gate``, in threads of this program, while the run goes on; without
+    one it is refused. The administrator's policy holds whatever is given here.
 
     Python policies (``Policy.custom``) can be among them, or stand alone beside the default profile. They are asked
     here, in threads, about every operation that the files do not block, while the call waits: the operation is the
@@ -69,6 +72,7 @@ class Supervisor:
         limits: Mapping[str, Any] | None = None,
         observe: bool = False,
         best_effort: bool = False,
+        approval_gate: ApprovalGate | AsyncApprovalGate | None = None,
     ) -> None:
         given = [policy] if isinstance(policy, str | os.PathLike | FilePolicies | Policy) else list(policy)
         self.sources = tuple(os.fspath(each) for each in given if not isinstance(each, FilePolicies | Policy))
@@ -80,6 +84,7 @@ class Supervisor:
         self.limits = limits_from(limits or {})
         self.observe = observe
         self.best_effort = best_effort
+        self.approval_gate = approval_gate
         self._without: frozenset[str] = frozenset()
 
     @overload
@@ -241,7 +246,7 @@ class Supervisor:
         streams = Streams(given)
         try:
             words = tuple(os.fspath(word) for word in args)
-            run: Run[Any] = Run(helper.connect(), words, encoding, self.custom)
+            run: Run[Any] = Run(helper.connect(), words, encoding, self.custom, self.approval_gate)
             run.take(streams, kept, data or b"")
             run.begin(self._request(run.args, list(streams.theirs), options), tuple(streams.theirs.values()))
         finally:
@@ -266,6 +271,7 @@ class Supervisor:
                 "name": options.get("name", ""),
                 "trace": os.path.abspath(trace) if trace else "",
                 "verbosity": -1,
+                "approve": "deny" if self.approval_gate is None else PROGRAM,
                 "custom": [policy.name for policy in self.custom],
             },
             "layers": plain(FilePolicies(tuple(layers)), environment=True),

@@ -32,7 +32,7 @@ from agent_safety_layer import (
     helper,
     load_policy,
 )
-from agent_safety_layer.errors import UnsupportedError, UsageError
+from agent_safety_layer.errors import InternalError, UnsupportedError, UsageError
 from agent_safety_layer.events import TraceEntry
 from agent_safety_layer.plaindata import NotPlain, SandboxedError
 from agent_safety_layer.sandbox import SandboxDied
@@ -423,10 +423,21 @@ def test_what_the_machine_cannot_enforce_does_not_start(
 ) -> None:
     from agent_safety_layer import machine
 
-    monkeypatch.setattr(machine.Machine, "missing", lambda self, policy: ("something",))
+    monkeypatch.setattr(machine.Machine, "missing", lambda *_, **__: ("something",))
     with pytest.raises(UnsupportedError, match="something"):
         safety.guard((folder / "made").touch, sandbox=True)()
     assert not (folder / "made").exists()
+
+
+def test_a_failure_of_ours_is_told(safety: SafetyLayer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agent_safety_layer import machine
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(machine.Machine, "missing", fail)
+    with pytest.raises(InternalError, match="KeyError"):
+        safety.guard(lambda: None, sandbox=True)()
 
 
 def test_no_child_is_left(safety: SafetyLayer) -> None:

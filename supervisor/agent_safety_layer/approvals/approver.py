@@ -39,15 +39,17 @@ def approver(how: str, state_dir: str, stderr: Stderr) -> Approver:
 
     Establishes: the folder for approvals is there, ours alone; what was allowed for always can be read.
     """
-    make_private(os.path.join(state_dir, "approvals"))
-    Overlay(overlay_path(state_dir))
     return _AtTerminal(state_dir, stderr) if how == "tty" else _ByQueue(how, state_dir, stderr)
 
 
-class _Any:
+class Any_:
+    """What all approvers have in common."""
+
     asked: tuple[str, ...] = ()
 
     def __init__(self, state_dir: str, stderr: Stderr) -> None:
+        make_private(os.path.join(state_dir, "approvals"))
+        Overlay(overlay_path(state_dir))
         self._state_dir = state_dir
         self._stderr = stderr
 
@@ -75,7 +77,7 @@ class _Any:
         return Desk(queue, run, recorder, later)
 
 
-class _ByQueue(_Any):
+class _ByQueue(Any_):
     """Whoever looks at a queue."""
 
     def __init__(self, how: str, state_dir: str, stderr: Stderr) -> None:
@@ -91,7 +93,7 @@ class _ByQueue(_Any):
         return self._desk(self._queue, policy, later, recorder, warden, about, trace)
 
 
-class _AtTerminal(_Any):
+class _AtTerminal(Any_):
     """Whoever sits at the run's terminal."""
 
     def __init__(self, state_dir: str, stderr: Stderr) -> None:
