@@ -119,6 +119,7 @@ def settings(first: Policy, second: Policy) -> Iterator[tuple[str, str, str]]:
 def _settings(policy: Policy) -> Iterator[tuple[str, str]]:
     yield "mode", policy.mode
     yield "on_violation", policy.on_violation
+    yield "record", policy.record
     approvals = policy.approvals
     yield "approvals", f"{approvals.timeout_s:g}s, then {approvals.on_timeout}"
     yield from ((f"limits.{name}", amount) for name, amount in limits(policy.limits))

@@ -95,6 +95,8 @@ def _layer(layer: Layer) -> Iterator[str]:
     approvals = layer.approvals
     yield f"approvals: {{timeout: {approvals.timeout_s:g}s, on_timeout: {approvals.on_timeout}}}"
     yield f"on_violation: {layer.on_violation}"
+    if layer.record:
+        yield f"record: {layer.record}"
 
 
 def _list(section: str, name: str, held: Any) -> Iterator[str]:

@@ -26,6 +26,7 @@ rules:
   - {on: process.exec, argv: "rm *", action: ask}
 approvals: {timeout: 10s, on_timeout: allow}
 on_violation: kill
+record: changes
 """
 
 

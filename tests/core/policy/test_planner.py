@@ -256,7 +256,14 @@ NAMES = st.sampled_from(["a", "b", "c"])
 PATH = st.lists(NAMES, min_size=1, max_size=4).map(lambda names: "/" + "/".join(names))
 SEGMENT = st.sampled_from(["a", "b", "c", "a", "b", "*", "**", "[ab]"])
 PATTERN = st.lists(SEGMENT, min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts)) | st.just("/")
-LISTS = st.dictionaries(st.sampled_from(["read", "write", "block", "ask", "protect"]), st.lists(PATTERN, max_size=3))
+FOLDER_ALONE = PATTERN.map(lambda pattern: f"{pattern.rstrip('/')}/.")
+LISTS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("read", "write"), st.lists(PATTERN | FOLDER_ALONE, max_size=3)),
+        **dict.fromkeys(("block", "ask", "protect"), st.lists(PATTERN, max_size=3)),
+    },
+)
 RULES = st.lists(
     st.fixed_dictionaries(
         {
