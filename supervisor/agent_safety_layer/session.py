@@ -479,7 +479,8 @@ class Session:
         from agent_safety_layer.policy import brief, environment
 
         settings = self.settings
-        variables = environment(policy, os.environ if settings.environment is None else dict(settings.environment))
+        given = os.environ if settings.environment is None else dict(settings.environment)
+        variables = environment(policy, given, cache=os.path.join(self._variables["STATE"], "cache"))
         variables |= {"TMPDIR": private.tmp, "ASL_RUN_ID": self.run_id, "ASL_DENIALS": private.denials_path}
         if self._host is None or self._host.call is None:  # for a program, which may be an agent
             variables["ASL_POLICY_SUMMARY"] = brief(

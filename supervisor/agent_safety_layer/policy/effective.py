@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from agent_safety_layer.policy.environ import knows_secrets
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -45,6 +47,8 @@ def effective(policy: Policy) -> list[str]:
         if len(policy.layers) > 1:
             lines.append(f"# layer {number} of {len(policy.layers)}: the strictest answer of all layers holds")
         lines += _layer(layer)
+    if not knows_secrets(policy):
+        lines.append("# Variables that `secrets` names are not passed on, unless environment.pass names them.")
     return lines
 
 

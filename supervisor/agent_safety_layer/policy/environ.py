@@ -11,23 +11,40 @@ if TYPE_CHECKING:
     from agent_safety_layer.policy.model import Entry, Policy
 
 
-def environment(policy: Policy, variables: Mapping[str, str]) -> dict[str, str]:
+def environment(policy: Policy, variables: Mapping[str, str], *, cache: str | None = None) -> dict[str, str]:
     """*variables* less what any enforcing layer strips, and with what the layers set.
 
     In a layer, ``block`` drops a name whatever else is said; a name that ``secrets`` fits is dropped unless ``pass``
     fits it, too. Where several layers set one name, the last of them counts: the administrator's policy comes last.
+    What looks like a secret to the built-in profiles does so also where no layer extends one. ``cache`` is as for
+    ``load``.
     """
     kept = dict(variables)
     layers = policy.enforced.layers
+    more = () if knows_secrets(policy) else _built_in(cache)
     for layer in layers:
         section = layer.environment
-        blocked, secret, passed = (_Names(entries) for entries in (section.block, section.secrets, section.keep))
+        lists = (section.block, section.secrets + more, section.keep)
+        blocked, secret, passed = (_Names(entries) for entries in lists)
         for name in variables:
             if blocked.fit(name) or (secret.fit(name) and not passed.fit(name)):
                 kept.pop(name, None)
     for layer in layers:
         kept.update(layer.environment.put)
     return kept
+
+
+def knows_secrets(policy: Policy) -> bool:
+    """Whether a layer has the built-in profiles' list of secrets, or nothing is enforced."""
+    layers = policy.enforced.layers
+    return not layers or any(e.origin.startswith("profiles/") for layer in layers for e in layer.environment.secrets)
+
+
+def _built_in(cache: str | None) -> tuple[Entry, ...]:
+    from agent_safety_layer.policy.loading import load
+
+    profile = load(("secrets",), variables={"WORKSPACE": "/", "HOME": "/"}, cache=cache)
+    return profile.layers[0].environment.secrets
 
 
 class _Names:

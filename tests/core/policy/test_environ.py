@@ -61,3 +61,20 @@ def test_what_an_agent_needs_comes_along(name: str) -> None:
     assert environment(load(variables=HERE), {name: "x"}) == {name: "x"}
     if name.endswith("_API_KEY"):
         assert environment(load(["strict"], variables=HERE), {name: "x"}) == {}
+
+
+@pytest.mark.parametrize("text", ["files: {read: [/]}", "environment: {block: [A]}", "environment: {secrets: ['*_X']}"])
+def test_secrets_stay_outside_of_a_policy_that_extends_nothing(text: str) -> None:
+    given = {"GITHUB_TOKEN": "x", "OPENAI_API_KEY": "x", "HOME": "/home/u"}
+    assert environment(load_text(text, variables=HERE), given) == {"HOME": "/home/u"}
+
+
+def test_what_is_passed_comes_along_though_nothing_is_extended() -> None:
+    policy = load_text("environment: {pass: [GITHUB_TOKEN]}", variables=HERE)
+    assert environment(policy, {"GITHUB_TOKEN": "x", "NPM_TOKEN": "y"}) == {"GITHUB_TOKEN": "x"}
+
+
+def test_another_layer_without_an_opinion_takes_nothing_away() -> None:
+    limits = load_text("limits: {memory: 1GiB}", variables=HERE)
+    both = Policy((*load(variables=HERE).layers, *limits.layers))
+    assert environment(both, {"OPENAI_API_KEY": "x", "NPM_TOKEN": "y"}) == {"OPENAI_API_KEY": "x"}
