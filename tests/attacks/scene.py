@@ -133,8 +133,15 @@ class Scene:
 
     def start(self, *argv: object, options: Sequence[object] = (), policy: Path | None = None) -> subprocess.Popen[str]:
         """The supervised attack, left running; ended with the test."""
+        return self._start(self.command(argv, *options, policy=policy))
+
+    def start_free(self, *argv: object) -> subprocess.Popen[str]:
+        """The same without the supervisor."""
+        return self._start(list(map(str, argv)))
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
         self.process = subprocess.Popen(
-            self.command(argv, *options, policy=policy),
+            command,
             cwd=self.ws,
             env=self.environment(),
             stdin=subprocess.DEVNULL,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from asl_hooks.processes import Process
 
 ALLOWED = Decision(ALLOW)
-_OUTSIDE = Decision(BLOCK, "tree", "", "signals reach only processes of this run")
+_OUTSIDE = Decision(BLOCK, "tree", "", "it belongs to somebody outside of this run")
 _MOST_ASIDE = 512  # threads, each of which waits for a tracee that waits
 _REFUSED = {"file": EACCES, "net": EACCES, "process.exec": EACCES}  # everything else is EPERM
 

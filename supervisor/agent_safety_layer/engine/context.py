@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
     from typing import Protocol
 
     from agent_safety_layer.events import Decision, Event
@@ -37,6 +38,9 @@ class Context(Protocol):
 
     def kept_name(self, fd: int) -> str:
         """The name under which the policy keeps the held file from the tree, where that is another hard link to it."""
+
+    def is_foreign_terminal(self, there: os.stat_result) -> bool:
+        """Whether that is a terminal on which somebody else works."""
 
     def may_look_at(self, path: bytes, process: Process) -> bool:
         """Whether *path* below /proc shows only what the tree may see: itself, and what everybody may know of

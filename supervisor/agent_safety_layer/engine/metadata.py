@@ -87,7 +87,9 @@ class Metadata:
             act(b"/proc/self/fd/%d" % found.fd)  # leads to the object and no further, also when that is a link
             return 0
 
-        return Operation(event, perform, bounded=bounded and self._context.writes_bounded(canonical), fds=(found.fd,))
+        bounded = bounded and self._context.writes_bounded(canonical)
+        foreign = self._context.is_foreign_terminal(os.fstat(found.fd))
+        return Operation(event, perform, bounded=bounded, fds=(found.fd,), outside=foreign)
 
     def truncate(self, call: Call, process: Process, name: str) -> Operation:
         """truncate."""

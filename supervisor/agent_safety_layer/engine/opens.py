@@ -118,7 +118,10 @@ class Opens:
             return Operation(None, perform, fds=(found.fd,), blocking=blocking)
         plain = kind != "file.create" and not blocking and not resolve
         again = _lasting_name(found) if plain else b""
-        return Operation(event, perform, bounded=bounded, fds=(found.fd,), blocking=blocking, reopen=again)
+        foreign = found.fd >= 0 and context.is_foreign_terminal(os.fstat(found.fd))
+        return Operation(
+            event, perform, bounded=bounded, fds=(found.fd,), blocking=blocking, reopen=again, outside=foreign
+        )
 
     def _open_how(self, call: Call, process: Process) -> tuple[int, int, int]:
         size = call.args[3]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from agent_safety_layer.engine.aliases import Aliases
     from agent_safety_layer.engine.kernel import Kernel
+    from agent_safety_layer.engine.terminals import Terminals
     from agent_safety_layer.policy import Bounds, Policy, State
     from asl_hooks.backend import Call
     from asl_hooks.processes import Process
@@ -63,6 +64,7 @@ class View:
         self._wave_reads = wave_reads
         self._domain = domain
         self._aliases: Aliases | None = None
+        self._terminals: Terminals | None = None
 
     def event(self, kind: str, call: Call, process: Process, **fields: Any) -> Event:
         """An event of *kind* by the calling process."""
@@ -123,6 +125,16 @@ class View:
 
             self._aliases = Aliases(self.policy)
         return self._aliases.name_of(fd)
+
+    def is_foreign_terminal(self, there: os.stat_result) -> bool:
+        """Whether it is a pseudo-terminal neither given to the tree nor its own."""
+        if not there.st_rdev:
+            return False
+        if self._terminals is None:
+            from agent_safety_layer.engine.terminals import Terminals
+
+            self._terminals = Terminals(self.warden)
+        return self._terminals.is_foreign(there)
 
     def executable(self, path: str) -> bool:
         """Whether the kernel, within the domain, can execute *path*: it opens it itself."""

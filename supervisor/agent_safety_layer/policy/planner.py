@@ -38,7 +38,7 @@ else:
 BUDGET = 20_000
 BUILT_IN = "built-in"  # the origin of what holds in every run
 OFTEN = frozenset({"/etc/ld.so.cache"})  # files that every program opens at its start
-FIXED = frozenset({"/dev/pts"})  # folders in which only the kernel makes names, whoever may write below them
+SERVED = frozenset({"/dev/pts"})  # folders in which others' things come to be during the run: terminals
 FOLDER, PROGRAM, FILE = "folder", "program", "file"
 _READS = ("file.read", "file.list")
 _REFUSING = ("block", "ask", "protect")
@@ -144,7 +144,8 @@ class _Planner:
             self._note_holes(layer)
         if self.waves:
             self._look_for_matches()
-        self.above = {folder for path in self.blocked for folder in _ancestors(path)}
+        self.served = [path for path in SERVED if tree.exists(path)]
+        self.above = {folder for path in (*self.blocked, *self.served) for folder in _ancestors(path)}
 
     def plan(self) -> Plan:
         read: list[str] = []
@@ -282,7 +283,7 @@ class _Planner:
 
     def _clean(self, path: str) -> bool:
         """Whether no pattern that takes something away covers *path*, or could ever match below it."""
-        if path in ("/", "/dev") and self.judges:
+        if path in SERVED or (path in ("/", "/dev") and self.judges):
             return False  # devices may be used there, not replaced
         found, active = self.ruled.walk(path)
         is_device = path in DEVICES  # nothing is below it
@@ -299,19 +300,18 @@ class _Planner:
 
     def _emit(self, path: str, read: list[str]) -> None:
         """Add *path*, or what can be had of it around the holes, to the READ part."""
-        if path in self.blocked:
+        if path in self.blocked or path in SERVED:
             return
         if path not in self.above:
             read.append(path)
             return
-        if path not in FIXED and self._allows("write", path):
+        if self._allows("write", path):
             inside = [hole for hole in self.blocked if hole.startswith(path.rstrip("/") + "/")]
             there = [hole for hole in inside if hole in self.present or self.tree.exists(hole)]
-            cut = [hole for hole in there if hole.rpartition("/")[0] in FIXED]
-            if len(there) > len(cut):
-                hole = next(hole for hole in there if hole not in cut)
-                self._serve_all(f"{hole} must not be read and lies where the tree may create and run files")
-            if len(there) > len(cut) or not cut:
+            there = [hole for hole in there if not SERVED.intersection(_ancestors(hole))]
+            if there:
+                self._serve_all(f"{there[0]} must not be read and lies where the tree may create and run files")
+            if there or not any(path in _ancestors(folder) for folder in self.served):
                 read.append(path)
                 return
         children = self.tree.children(path)
@@ -322,7 +322,7 @@ class _Planner:
             # Beside a hole, a file that is no program is served, if it can be: that costs less than naming it to the
             # kernel.
             below = f"{path.rstrip('/')}/{name}"
-            if kind != FILE or self.whole or below in OFTEN:
+            if kind != FILE or self.whole or below in OFTEN or below in DEVICES:
                 self._emit(below, read)
 
 
