@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent_safety_layer.errors import TraceError
+from agent_safety_layer.trace.parts import part_number
 from agent_safety_layer.trace.reader import TraceReader
 from agent_safety_layer.trace.replay import recorded_policy, replay
 from agent_safety_layer.trace.stats import tally_of
@@ -18,7 +19,12 @@ def traces(folder: Path) -> Iterator[Path]:
     for place, _, names in os.walk(folder):
         for name in names:
             path = Path(place, name)
-            if name.endswith((".jsonl", ".jsonl.zst")) and path.is_file() and _is_whole(path):
+            if (
+                name.endswith((".jsonl", ".jsonl.zst"))
+                and part_number(name) == 1
+                and path.is_file()
+                and _is_whole(path)
+            ):
                 yield path
 
 

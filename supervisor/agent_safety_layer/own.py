@@ -14,11 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def guarded(policy: Policy, paths: Iterable[str], others: Iterable[str] = (), asked: Iterable[str] = ()) -> Policy:
+def guarded(
+    policy: Policy,
+    paths: Iterable[str],
+    others: Iterable[str] = (),
+    asked: Iterable[str] = (),
+    split: str = "",
+) -> Policy:
     """*policy* with one more layer: *paths* and what is below them may be read but not changed, *others* neither. The
-    run's gate is asked for what is *asked*.
+    run's gate is asked for what is *asked*. *split* is a trace whose parts are guarded, too, those to come included.
     """
     protect = tuple(Entry(path, "built-in", (escape(form),)) for path in paths for form in forms(path))
+    if split:
+        roots = sorted(form.removesuffix(".jsonl") for form in forms(split))
+        protect += tuple(Entry(split, "built-in", (f"{escape(root)}.part*",)) for root in roots)
     block = tuple(Entry(path, "built-in", (escape(path),)) for path in others)
     ask = tuple(Entry(path, "built-in", (path,)) for path in asked)
     own = Layer("own", files=Files(protect=protect, block=block, ask=ask))

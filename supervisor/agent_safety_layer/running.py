@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent_safety_layer.errors import TraceError
+from agent_safety_layer.trace.parts import first_of, parts
 from agent_safety_layer.trace.reader import EVENT_BEGINS, TraceReader
 from asl_hooks import usage
 from asl_hooks.warden import descendants, parent_of
@@ -74,7 +75,7 @@ class Watcher:
         """The runs of this user, the oldest first."""
         found = [one for warden in _wardens() if (one := self._run(warden)) is not None]
         there = {one.trace for one in found}
-        self._counts = {path: counts for path, counts in self._counts.items() if path in there}
+        self._counts = {path: counts for path, counts in self._counts.items() if first_of(path) in there}
         return sorted(found, key=lambda one: (one.began, one.run))
 
     def _run(self, warden: int) -> Running | None:
@@ -82,9 +83,11 @@ class Watcher:
         path, header = _trace_of(supervisor)
         if header is None:
             return None
-        counts = self._counts.setdefault(path, Counts(path))
+        path = first_of(path)
+        counts = [self._counts.setdefault(part, Counts(part)) for part in parts(path)]
         try:
-            counts.read()
+            for one in counts:
+                one.read()
         except OSError:
             return None
         used = usage.measure(warden)
@@ -98,8 +101,8 @@ class Watcher:
             len(descendants(warden)),
             used.memory_bytes,
             used.cpu_s,
-            counts.events,
-            counts.blocked,
+            sum(one.events for one in counts),
+            sum(one.blocked for one in counts),
             path,
         )
 

@@ -67,6 +67,7 @@ class Settings:
     observe: bool = False
     approve: str = "deny"
     trace: str = ""
+    trace_split: str = ""
     report: str = ""
     name: str = ""
     backend: str = "auto"
@@ -146,6 +147,7 @@ class Session:
         """
         started = monotonic()
         self._refuse_to_nest()
+        self._split()  # so that a mistake is told before anything is made
         self._closed = hold_places()
         state_dir = state.state_dir()
         if self._host is not None:
@@ -253,7 +255,9 @@ class Session:
             *(forms(approvals) if os.path.exists(approvals) else ()),
         )
         asked = self._approver.asked if self._approver is not None else ()
-        return guarded(policy, (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read), hidden, asked)
+        own = (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read)
+        parts = self.settings.trace if self.settings.trace_split else ""
+        return guarded(policy, own, hidden, asked, parts)
 
     def _supervise(self, policy: Policy, plan: Plan, state_dir: str, private: Private, started: float) -> Ending:
         from agent_safety_layer.denials import Denials
@@ -287,7 +291,9 @@ class Session:
             self._header = self._describe(policy, machine, group, missing, isolated=launched.network >= 0)
             where = os.path.abspath(settings.trace) if settings.trace else f"{state_dir}/traces/{self.run_id}.jsonl"
             sign, self._header["signed_by"] = self._signer(state_dir)
-            writer = TraceWriter(where, with_policy(self._header, policy, self._variables), sign=sign)
+            writer = TraceWriter(
+                where, with_policy(self._header, policy, self._variables), sign=sign, split=self._split()
+            )
             self.trace_path = where
             remedy = partial(_remedy, policy, "--approve tty" if settings.approve == "deny" and not self._host else "")
             self.tally = Tally(remedy=remedy)
@@ -311,6 +317,27 @@ class Session:
         if failure is not None:
             raise failure
         return ending
+
+    def _split(self) -> tuple[int, float]:
+        """How large, in bytes, and how old, in seconds, a file of the trace may become; 0 for no limit."""
+        given = self.settings.trace_split
+        if not given:
+            return 0, 0.0
+        from agent_safety_layer.policy.quantities import seconds, size
+
+        bytes_, age_s = 0, 0.0
+        for piece in given.split(","):
+            try:
+                age_s = seconds(piece)
+            except ValueError:
+                try:
+                    bytes_ = size(piece)
+                except ValueError:
+                    raise UsageError(
+                        f"--trace-split: {piece!r} is neither a size nor a duration.",
+                        remedy="Write 100MiB, 1h, or both with a comma.",
+                    ) from None
+        return bytes_, age_s
 
     def _signer(self, state_dir: str) -> tuple[Callable[[str], bytes] | None, str]:
         """What signs the trace and the name of its key, when one is configured."""

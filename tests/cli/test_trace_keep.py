@@ -64,3 +64,21 @@ def test_a_key_that_cannot_be_used_starts_nothing(state):
     assert not (state.parent / "made").exists()
     run("supervise", "-q", "--", "touch", "made", state=state)
     assert (state.parent / "made").exists()
+
+
+def test_a_run_goes_on_in_another_file(tmp_path):
+    state = tmp_path / STATE
+    script = "for i in $(seq 300); do : < /etc/passwd; : < /etc/group; done; : > t.part9.jsonl"
+    (tmp_path / "policy.yaml").write_text("version: 1\nname: p\nfiles: {read: [/], write: ['${WORKSPACE}']}\n")
+    words = ("-q", "-p", "policy.yaml", "-o", "t.jsonl", "--trace-split", "64k,1h", "--", "sh", "-c", script)
+    run("supervise", *words, state=state, check=2)  # the shell's word for what it may not make
+    files = sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".jsonl")
+    assert files[:2] == ["t.jsonl", "t.part2.jsonl"]
+    assert "t.part9.jsonl" not in files or len(files) > 8
+    trace = tmp_path / "t.jsonl"
+    assert f"in {len(files)} parts" in run("main", "trace", "verify", trace, state=state).stdout
+    assert "300" in run("main", "trace", "query", trace, "--count", "by", "path", state=state).stdout
+    assert "t.part9.jsonl" in run("main", "trace", "show", "--action", "block", trace, state=state).stdout
+    assert "every event" in run("main", "replay", trace, state=state).stdout
+    said = run("supervise", "--trace-split", "x", "true", state=state, check=125).stderr
+    assert "neither a size nor a duration" in said

@@ -169,9 +169,10 @@ def tail(name: str, follows: bool, count: int, as_json: bool, when: str, **given
     """
     from agent_safety_layer.trace.files import is_compressed
     from agent_safety_layer.trace.follow import follow, last
+    from agent_safety_layer.trace.parts import parts
 
     with opened(name) as reader:
-        path, header = reader.path, reader.header
+        path, header = parts(reader.path)[-1], reader.header
     wanted = made(given, began(header))
 
     def passes(line: Line) -> bool:

@@ -47,6 +47,7 @@ OPTIONS = (
     Option(("--max-file-size",), "SIZE", "limits.file_size", "size of a file that is written"),
     Option(("--approve",), "HOW", "approve", "who answers what the policy asks (deny: nobody)", APPROVERS),
     Option(("-o", "--trace"), "PATH", "trace", "where the trace goes"),
+    Option(("--trace-split",), "SIZE|DUR", "trace_split", "go on in another file when one is so large, or so old"),
     Option(("--report",), "FILE.json", "report", "write the result as JSON"),
     Option(("--name",), "NAME", "name", "a name for the run, in the trace and the report"),
     Option(("--backend",), "NAME", "backend", "how calls are intercepted", ("auto", "notify")),

@@ -12,6 +12,7 @@
     replay    decided again, under the recorded policy or others
     page      a run as one HTML page
     files     plain or compressed                         retention which are kept, and compressed
+    parts     the files of a trace that was split
     signing   Ed25519 over checkpoints and footer         exports   other programs' formats
     runs      past runs in the state folder
 

@@ -14,11 +14,11 @@ from struct import pack, unpack
 from typing import IO, TYPE_CHECKING, Any
 
 from agent_safety_layer.errors import TraceError, UnsupportedError
+from agent_safety_layer.trace.parts import COMPRESSED, SUFFIX, parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SUFFIX, COMPRESSED = ".jsonl", ".jsonl.zst"
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _PLACE = b"\x50\x2a\x4d\x18" + pack("<I", 8)  # RFC 8878, 3.1.2
 _TAIL = 256 * 1024  # a footer is shorter
@@ -26,10 +26,41 @@ _LEVEL = 9
 
 
 def open_trace(path: str | os.PathLike[str]) -> IO[bytes]:
-    """The trace's lines as bytes. Raises ``OSError``, and ``UnsupportedError`` when zstd is needed and missing.
+    """The trace's lines as bytes, those of all its parts. Raises ``OSError``, and ``UnsupportedError`` when zstd is
+    needed and missing.
 
     Reading what is damaged raises ``TraceError``.
     """
+    first, *others = parts(os.fspath(path))
+    if others:
+        return io.BufferedReader(_Chain([first, *others]), 1 << 20)
+    return _open_file(first)
+
+
+class _Chain(io.RawIOBase):
+    """Files as one, each opened when it is its turn."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self._paths = paths[1:]
+        self._file = _open_file(paths[0])
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not (data := self._file.read(len(buffer))) and self._paths:
+            self._file.close()
+            self._file = _open_file(self._paths.pop(0))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _open_file(path: str) -> IO[bytes]:
     file = open(path, "rb")  # noqa: SIM115  # the caller's, or closed below
     try:
         compressed = file.read(4) == _MAGIC
@@ -47,6 +78,12 @@ def is_compressed(path: str) -> bool:
 
 
 def last_line(path: str) -> bytes:
+    """The trace's last line, in its last part, without reading the rest; part of it, or nothing, when that is too long
+    for a footer."""
+    return _last_line(parts(path)[-1])
+
+
+def _last_line(path: str) -> bytes:
     """The file's last line without reading the rest; part of it, or nothing, when that is too long for a footer."""
     with open(path, "rb") as file:
         compressed = file.read(4) == _MAGIC
@@ -64,13 +101,15 @@ def last_line(path: str) -> bytes:
 
 
 def compress(path: str) -> str:
-    """Compress a finished trace; the new path. The old file is gone once the new one is whole, on disk and equal.
+    """Compress a finished trace, or a part of one; the new path.
+
+    The old file is gone once the new one is whole, on disk and equal.
 
     Raises ``TraceError`` when it cannot be done; then nothing has changed.
     """
     target = path.removesuffix(SUFFIX) + COMPRESSED
     scratch = f"{target}.{os.getpid()}"
-    footer = last_line(path)
+    footer = _last_line(path)
     try:
         fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -100,7 +139,7 @@ def compress(path: str) -> str:
 
 
 def _equal(path: str, compressed: str) -> bool:
-    with open(path, "rb") as first, open_trace(compressed) as second:
+    with open(path, "rb") as first, _open_file(compressed) as second:
         while True:
             chunk = first.read(1 << 20)
             if chunk != second.read(len(chunk) or 1):

@@ -10,7 +10,7 @@ from agent_safety_layer.errors import TraceError
 from agent_safety_layer.trace.reader import FOOTER, FOOTER_BEGINS, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from agent_safety_layer.trace.reader import Line
 
@@ -27,7 +27,7 @@ def last(path: str, count: int, passes: Callable[[Line], bool]) -> tuple[list[Li
     end, over = 0, False
     for raw, behind in _backwards(path):
         if not end:
-            end, over = behind, raw.startswith(FOOTER_BEGINS)
+            end, over = behind, raw.startswith(FOOTER_BEGINS) and b'"continued":' not in raw
         if len(found) >= count:
             break
         line = parse(raw, 0, path)
@@ -59,10 +59,18 @@ def _backwards(path: str) -> Iterator[tuple[bytes, int]]:
 
 
 def follow(path: str, start: int, wait: Callable[[float], None] = time.sleep) -> Iterator[Line]:
-    """Every whole line from the byte *start* on, as they are written, through the footer.
+    """Every whole line from the byte *start* on, as they are written, through the run's footer, from part to part.
 
     Raises ``TraceError`` when the file becomes shorter: that is not the trace that was begun with.
     """
+    following: str | None = path
+    while following is not None:
+        following = yield from _follow(following, start, wait)
+        start = 0
+
+
+def _follow(path: str, start: int, wait: Callable[[float], None]) -> Generator[Line, None, str | None]:
+    """The lines of one file; the path of the next part, or None at the end."""
     with open(path, "rb") as file:
         file.seek(start)
         rest = b""
@@ -78,4 +86,5 @@ def follow(path: str, start: int, wait: Callable[[float], None] = time.sleep) ->
                 line = parse(raw + b"\n", 0, path)
                 yield line
                 if line.type == FOOTER:
-                    return
+                    name = (line.fields or {}).get("continued")
+                    return os.path.join(os.path.dirname(path), os.path.basename(name)) if name else None

@@ -143,6 +143,11 @@ def parse(raw: bytes, number: int, file: str = "") -> Line:
     return Line(number, EVENT, raw, entry, redacted=e.redacted, lost=e.lost, first=e.first)
 
 
+def _end(footer: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The footer, if it is the run's and not a part's."""
+    return None if footer is None or "continued" in footer else footer
+
+
 def time_of(raw: bytes) -> float:
     """The time of an event line that a supervisor wrote, without parsing it."""
     return float(raw.split(b",", 3)[2][7:])
@@ -153,7 +158,8 @@ class TraceReader:
 
     A last line that was cut is passed over, and ``truncated_after`` is the number of the last whole line; it is set too
     when the footer is missing, as after a killed supervisor or while the run goes on. It is None for a whole trace. A
-    line that no trace has raises ``TraceError`` when it is reached.
+    line that no trace has raises ``TraceError`` when it is reached. Parts of a split trace are read as one, their lines
+    numbered on.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -211,7 +217,7 @@ class TraceReader:
                 self.truncated_after = number - 1
                 return
             if raw[:16] == FOOTER_BEGINS:
-                self.footer = parse(raw, number, self.path).fields
+                self.footer = _end(parse(raw, number, self.path).fields)
             yield number, raw
         if self.footer is None:
             self.truncated_after = number
@@ -233,8 +239,8 @@ class TraceReader:
                 last = data[data.rfind(b"\n", 0, end - 1) + 1 : end]
             rest = data[end:]
         if last.startswith(FOOTER_BEGINS) and not rest:
-            self.footer = parse(last, number - 1, self.path).fields
-        else:
+            self.footer = _end(parse(last, number - 1, self.path).fields)
+        if self.footer is None:
             self.truncated_after = number - 1
 
     def __iter__(self) -> Iterator[TraceEntry]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent_safety_layer.errors import TraceError
 from agent_safety_layer.state import state_path
-from agent_safety_layer.trace.files import COMPRESSED, SUFFIX, last_line
+from agent_safety_layer.trace.files import last_line
+from agent_safety_layer.trace.parts import COMPRESSED, SUFFIX, part_number
 from agent_safety_layer.trace.reader import FOOTER, TraceReader, parse
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def run_of(name: str) -> str:
 
 
 def _is_trace(name: str) -> bool:
-    return name.endswith((SUFFIX, COMPRESSED))
+    return name.endswith((SUFFIX, COMPRESSED)) and part_number(name) == 1
 
 
 def runs() -> Iterator[Run]:
@@ -61,7 +62,9 @@ def footer_of(path: str) -> dict[str, Any] | None:
         line = parse(last, 0)
     except TraceError:
         return None
-    return line.fields if line.type == FOOTER and last.endswith(b"\n") else None
+    if line.type != FOOTER or line.fields is None or "continued" in line.fields:
+        return None
+    return line.fields if last.endswith(b"\n") else None
 
 
 def find(name: str) -> str:

@@ -29,21 +29,24 @@ _LINES = {
     "argv": "VARCHAR[]",
     "command": "VARCHAR[]",
     "redacted": "BOOLEAN",
+    "continued": _TEXT,
     "decision": _DECISION,
     "policy": "STRUCT(names VARCHAR[], sha256 VARCHAR, mode VARCHAR)",
 }
 
 _VIEWS = """
 CREATE VIEW runs AS
-SELECT h.run, h.filename AS trace, h.name, make_timestamp_ms((h.time * 1000)::BIGINT) AS began, h.command, h.cwd,
+SELECT h.run, h.trace, h.name, make_timestamp_ms((h.time * 1000)::BIGINT) AS began, h.command, h.cwd,
   h.policy.names AS policies, h.policy.sha256 AS policy_sha256, h.policy.mode AS mode, h.backend,
   f.outcome, f.exit_code, f.signal, f.wall_seconds, f.cpu_user_seconds + f.cpu_system_seconds AS cpu_seconds,
   f.peak_memory_bytes, f.processes, f.events, f.blocked
-FROM (SELECT * FROM lines WHERE type = 'header') h
-LEFT JOIN (SELECT * FROM lines WHERE type = 'footer') f USING (filename);
+FROM (SELECT * FROM lines JOIN names USING (filename) WHERE type = 'header' AND filename = trace) h
+LEFT JOIN (SELECT * FROM lines JOIN names USING (filename) WHERE type = 'footer' AND continued IS NULL) f
+  ON h.trace = f.trace;
 
 CREATE VIEW events AS
-SELECT names.run, seq, make_timestamp((time * 1000000)::BIGINT) AS time, us, kind, split_part(kind, '.', 1) AS grp,
+SELECT names.of_run AS run, seq, make_timestamp((time * 1000000)::BIGINT) AS time, us,
+  kind, split_part(kind, '.', 1) AS grp,
   coalesce(pid, 0) AS pid, coalesce(tid, 0) AS tid, coalesce(ppid, 0) AS ppid, exe,
   parse_filename(exe) AS program, syscall, op, path, path2, spelled, flags, mode, fd,
   host, ip, port, proto, argv, cwd, signal, target, span, detail,
@@ -85,18 +88,23 @@ def ask(statement: str, paths: Sequence[str]) -> tuple[list[str], list[tuple[Any
 
 
 def _tables(connection: DuckDBPyConnection, paths: Sequence[str]) -> None:
+    from agent_safety_layer.trace.parts import parts
     from agent_safety_layer.trace.reader import TraceReader
 
     connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("CREATE TABLE names (filename VARCHAR, run VARCHAR)")
+    connection.execute("CREATE TABLE names (filename VARCHAR, of_run VARCHAR, trace VARCHAR)")
+    files = []
     for path in paths:
         with TraceReader(path) as reader:
-            connection.execute("INSERT INTO names VALUES (?, ?)", [path, str(reader.header.get("run", ""))])
+            run = str(reader.header.get("run", ""))
+        for part in parts(path):
+            files.append(part)
+            connection.execute("INSERT INTO names VALUES (?, ?, ?)", [part, run, path])
     columns = "{" + ", ".join(f"{name}: {_quoted(kind)}" for name, kind in _LINES.items()) + "}"
-    files = "[" + ", ".join(map(_quoted, paths)) + "]"
+    listed = "[" + ", ".join(map(_quoted, files)) + "]"
     # A last line that was cut is passed over, as everywhere.
     connection.execute(
-        f"CREATE VIEW lines AS SELECT * FROM read_json({files}, format='newline_delimited', columns={columns},"
+        f"CREATE VIEW lines AS SELECT * FROM read_json({listed}, format='newline_delimited', columns={columns},"
         " filename=true, ignore_errors=true, maximum_object_size=67108864)"
     )
     connection.execute(_VIEWS)

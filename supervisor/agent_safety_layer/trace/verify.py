@@ -76,7 +76,8 @@ def verify_lines(lines: Iterable[bytes], checker: Checker | None = None) -> Verd
             CHANGED, found.line, f"changed at line {found.line}: {found.message}", check.events, check.proven
         )
     if check.footer:
-        message = f"intact: {number} lines, {check.events} events"
+        parts = f" in {check.parts} parts" if check.parts > 1 else ""
+        message = f"intact: {number} lines, {check.events} events{parts}"
         if checker is not None:
             message += f", signed with the key {checker.name}"
         elif check.signed:
@@ -94,6 +95,9 @@ class _Check:
         self.footer = False
         self._next = 1  # the seq that is expected
         self._hash = hashlib.sha256()
+        self.parts = 1
+        self._digest = ""  # in the latest seal
+        self._continued = False  # the latest seal says that there is another part
         self._since: list[int] = []  # CRC of each line since the last seal, which was at line ``proven``
 
     def line(self, number: int, raw: bytes) -> None:
@@ -103,8 +107,11 @@ class _Check:
             line = parse(raw, number)
         except TraceError as error:
             raise _Changed(number, error.message.rstrip(".")) from None
-        if (line.type == HEADER) != (number == 1):
-            raise _Changed(number, "the header is missing" if number == 1 else "a second header")
+        begins = number == 1 or self._continued
+        if (line.type == HEADER) != begins:
+            raise _Changed(number, "the header is missing" if begins else "a second header")
+        if begins:
+            self._begin_part(line)
         if line.type in (CHECKPOINT, FOOTER):
             self._seal(line)
         else:
@@ -112,6 +119,20 @@ class _Check:
                 self._event(line)
             self._since.append(crc32(raw))
             self._hash.update(raw)
+
+    def _begin_part(self, line: Line) -> None:
+        """The header of the first part, or of the one that is due."""
+        fields = line.fields or {}
+        if self._continued:
+            self.parts += 1
+            wanted = {"part": self.parts, "first": self._next, "events_before": self.events, "previous": self._digest}
+            if any(fields.get(name) != value for name, value in wanted.items()):
+                raise _Changed(line.number, f"this is not the part {self.parts} that followed")
+            self._continued = False
+            self._hash = hashlib.sha256()
+        elif isinstance(part := fields.get("part"), int):  # by itself: what came before is not to be seen
+            self.parts = part
+            self._next, self.events = int(fields.get("first", 1)), int(fields.get("events_before", 0))
 
     def _event(self, line: Line) -> None:
         assert line.entry is not None
@@ -149,7 +170,9 @@ class _Check:
             )
         self._check_signature(line, digest, signature)
         self._hash.update(raw[at:])
-        self.proven, self._since, self.footer = number, [], line.type == FOOTER
+        self._digest = digest
+        self._continued = line.type == FOOTER and "continued" in fields
+        self.proven, self._since, self.footer = number, [], line.type == FOOTER and not self._continued
 
     def _check_signature(self, line: Line, digest: str, signature: bytes) -> None:
         self.signed = bool(signature)
@@ -195,6 +218,8 @@ class _Check:
 
     def truncated(self, number: int) -> Verdict:
         message = f"truncated after line {number}"
+        if self._continued:
+            message += f": part {self.parts + 1} is missing"
         if number > self.proven:
             message += f"; lines {self.proven + 1} to {number} came after the last checkpoint and are unproven"
         return Verdict(TRUNCATED, number, message, self.events, self.proven)

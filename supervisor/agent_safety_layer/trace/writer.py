@@ -6,6 +6,7 @@ import errno
 import os
 from binascii import crc32
 from struct import pack
+from time import monotonic
 
 from agent_safety_layer.errors import AslError, TraceError
 from agent_safety_layer.state import make_private
@@ -38,6 +39,8 @@ class TraceWriter:
 
     What is lost to a full disk is lost by whole lines. The line that was cut is finished first when room returns, and a
     ``session.gap`` event follows that says how many events are missing. ``sign`` makes signatures of digests.
+
+    ``split`` is how many bytes, and how many seconds, a file may be of before another part is begun; 0 is no limit.
     """
 
     def __init__(
@@ -47,8 +50,14 @@ class TraceWriter:
         *,
         on_full: str = "stop",
         sign: Callable[[str], bytes] | None = None,
+        split: tuple[int, float] = (0, 0.0),
     ) -> None:
         self.path = os.path.abspath(path)
+        self._header = header
+        self._split = split
+        self._part = 1
+        self._part_began = monotonic()
+        self._sealed = ""  # the digest in the latest seal
         self.seq = 0  # of the latest event
         self.lost = 0  # events lost to a full disk, over the whole run
         self._gap_on_full = on_full == "gap"
@@ -118,9 +127,46 @@ class TraceWriter:
             lines.insert(0, self._gap_line())
         if lines or self._rest:
             self._put(lines, "event")
-            if not self._rest and (len(self._checks) >= CHECKPOINT_EVENTS or self._unsealed_bytes >= CHECKPOINT_BYTES):
+            if self._rest:
+                return
+            if self._is_split_due():
+                self._begin_part()
+            elif len(self._checks) >= CHECKPOINT_EVENTS or self._unsealed_bytes >= CHECKPOINT_BYTES:
                 self._digest.fast()
                 self._put([self._seal(f'{{"type":"checkpoint","events":{self._events},"bytes":{self._bytes}')], "seal")
+
+    def _is_split_due(self) -> bool:
+        bytes_, seconds = self._split
+        return bool(bytes_ and self._bytes >= bytes_) or bool(seconds and monotonic() - self._part_began >= seconds)
+
+    def _begin_part(self) -> None:
+        """End this file and go on in another; in this one, when another cannot be made now."""
+        from agent_safety_layer.trace.parts import part_path
+
+        self._part_began = monotonic()
+        following = part_path(self.path, self._part + 1)
+        try:
+            fd = _create(following)
+        except TraceError:
+            self._split = (2 * self._split[0], self._split[1])
+            return
+        name = os.path.basename(following)
+        fields = dumps({"type": "footer", "events": self._events, "lost": self.lost, "continued": name})
+        try:
+            self._digest.fast()
+            self._put([self._seal(fields[:-1])], "seal")
+        finally:
+            if self._rest:  # of that footer: the disk is full
+                os.close(fd)
+                os.unlink(following)
+        if self._rest:
+            return
+        os.close(self._fd)
+        self._fd = fd
+        self._part += 1
+        self._digest, self._checks, self._unsealed_bytes, self._bytes = _Digest(), [], 0, 0
+        about = {"part": self._part, "first": self.seq + 1, "events_before": self._events, "previous": self._sealed}
+        self._put([dumps({"type": "header", "schema": SCHEMA, **self._header, **about}).encode() + b"\n"], "header")
 
     def close(self, footer: Mapping[str, object]) -> None:
         """Write what is pending and the footer, and close the file. A second call does nothing.
@@ -211,7 +257,7 @@ class TraceWriter:
         """
         line = f'{fields},"lines":"{pack(f">{len(self._checks)}I", *self._checks).hex()}"'.encode()
         line += b',"crc":"%08x","sha256":"' % crc32(line)
-        digest = self._digest.after(line)
+        digest = self._sealed = self._digest.after(line)
         line += digest.encode()
         if self._sign is not None:
             line += b'","signature":"' + self._sign(digest).hex().encode()
