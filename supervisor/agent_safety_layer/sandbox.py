@@ -4,10 +4,11 @@
        ▲  report, events ◄──┘                                 │
        └────────── result or exception, as plain data ◄───────┘
 
-The child is a copy of this process: it has its memory, and nothing that it does there changes ours. Of descriptors it
-has 0, 1 and 2; the numbers of all others are taken, and using them fails with EBADF. What it sends back is data (see
-``plaindata``): it may have been taken over by what it worked on. It ends, with all that it started, when the function
-returns, when a limit is reached, and when this process dies.
+The child is a copy of this process: it has its memory, and nothing that it does there changes ours; shared memory is
+copied, too, up to 64 MiB, and is not there beyond that. Of descriptors it has 0, 1 and 2; the numbers of all others are
+taken, and using them fails with EBADF. What it sends back is data (see ``plaindata``): it may have been taken over by
+what it worked on. It ends, with all that it started, when the function returns, when a limit is reached, and when this
+process dies.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ from agent_safety_layer.policies import PolicyAction, PolicyResult
 from agent_safety_layer.policy import Policy as FilePolicies
 from agent_safety_layer.session import Settings
 from agent_safety_layer.violations import Crossed
+from asl_hooks.mappings import privatise
 
 if TYPE_CHECKING:
     from agent_safety_layer.layer import SafetyLayer
 
 _LENGTH = struct.Struct("=Q")
 _CHUNK = 1 << 16
+_SHARED_BYTES = 64 << 20  # of memory shared with others that the child gets a copy of
 _RETURNED, _RAISED, _REFUSED = "r", "x", "f"  # refused: it raised, and that can be because of a refusal
 _LIMITS = ("memory", "output", "written", "operations")
 _inside: SafetyLayer | None = None  # whose sandbox this process is
@@ -221,6 +224,7 @@ class Call:
             collects = gc.isenabled()
             gc.disable()
             gc.freeze()  # what is the program's stays untouched, and unlooked at
+            privatise(_SHARED_BYTES)
             _leave_behind({theirs.fileno(), writer})
             link = Link(theirs)
             approve = "deny" if self._layer.approval_gate is None else PROGRAM

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import mmap
+import multiprocessing
 import os
 import pickle
 import signal
@@ -281,6 +283,25 @@ def test_descriptors_of_the_program_are_not_the_childs(safety: SafetyLayer, fold
     with held:
         assert safety.guard(use, sandbox=True)() == ["Bad file descriptor", "Bad file descriptor", "True"]
         assert os.pread(held.fileno(), 10, 0) == b"before"
+
+
+def test_shared_memory_is_not_shared_with_the_child(safety: SafetyLayer, folder: Path) -> None:
+    """What is mapped is open already: no policy would be asked."""
+    outside = folder.parent / "outside"
+    outside.write_bytes(b"before" + bytes(10_000))
+    number = multiprocessing.Value("i", 7)
+    with outside.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+
+        def write() -> tuple[bytes, int]:
+            found = mapped[:6], number.value
+            mapped[:6] = b"inside"
+            number.value = 8
+            return (*found, mapped[:6], number.value)  # type: ignore[return-value]
+
+        assert safety.guard(write, sandbox=True)() == (b"before", 7, b"inside", 8)
+        assert (mapped[:6], outside.read_bytes()[:6], number.value) == (b"before", b"before", 7)
+        assert write() == (b"before", 7, b"inside", 8)  # type: ignore[comparison-overlap]
+        assert outside.read_bytes()[:6] == b"inside"
 
 
 def test_what_it_prints_comes_once(safety: SafetyLayer, capfd: pytest.CaptureFixture[str]) -> None:

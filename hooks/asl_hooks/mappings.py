@@ -1,0 +1,70 @@
+"""Memory that a forked process has in common with others: made its own.
+
+A fork copies private memory, but what was mapped MAP_SHARED (a file, ``multiprocessing``'s values, System V segments)
+stays one memory: writing there is writing into the other process, or into the file, past everything that confines
+opening it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+
+_PAGE = 1 << 20
+_FAILED = ctypes.c_void_p(-1).value
+_PROTECTION = ((b"r", mmap.PROT_READ), (b"w", mmap.PROT_WRITE), (b"x", mmap.PROT_EXEC))
+
+
+def privatise(most_bytes: int) -> None:
+    """Establishes: this process shares no memory with another. For a process of one thread.
+
+    What was shared is copied while it is at most *most_bytes* in all; the rest can no longer be accessed. Raises
+    ``OSError`` when the kernel refuses.
+    """
+    shared = _shared()
+    if not shared:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    memory = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for start, size, protection in shared:
+            most_bytes -= size
+            kept = most_bytes >= 0 and protection & mmap.PROT_READ
+            content = _content(memory, start, size) if kept else []
+            how = 0x10 | mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # MAP_FIXED
+            writable = mmap.PROT_READ | mmap.PROT_WRITE if kept else 0
+            if libc.mmap(start, size, writable, how, -1, 0) == _FAILED:
+                raise OSError(ctypes.get_errno(), "shared memory cannot be replaced")
+            for at, data in content:
+                ctypes.memmove(at, data, len(data))
+            if kept and libc.mprotect(start, size, protection):
+                raise OSError(ctypes.get_errno(), "memory cannot be protected as before")
+    finally:
+        os.close(memory)
+
+
+def _shared() -> list[tuple[int, int, int]]:
+    """Start, size and protection of each mapping that is shared."""
+    found = []
+    with open("/proc/self/maps", "rb") as file:
+        for line in file:
+            place, rights, *_ = line.split(None, 2)
+            if rights[3:4] == b"s":
+                start, end = (int(part, 16) for part in place.split(b"-"))
+                found.append((start, end - start, sum(flag for letter, flag in _PROTECTION if letter in rights)))
+    return found
+
+
+def _content(memory: int, start: int, size: int) -> list[tuple[int, bytes]]:
+    """What can be read of it: pages behind the end of a mapped file cannot, and stay zero."""
+    found = []
+    for at in range(start, start + size, _PAGE):
+        try:
+            found.append((at, os.pread(memory, min(_PAGE, start + size - at), at)))
+        except OSError:
+            continue
+    return found
