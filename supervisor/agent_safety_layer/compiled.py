@@ -16,7 +16,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _NO_TMP = "/proc/self/fd/no-tmp-yet"
 Source = bool | str | os.PathLike[str] | FilePolicies
 
+Sandbox = tuple[Source, Mapping[str, Any] | None]  # a further policy, and limits
+
 # What Python and the C library need to run at all, where an allowlist names only an operation's own folders.
 _RUNTIME = (
     *("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr", "/opt", "/proc", "/sys/devices/system/cpu", "/dev/shm"),
@@ -45,8 +47,22 @@ _RUNTIME = (
 )
 
 
-def policy_of(layer: SafetyLayer, further: Source = True) -> FilePolicies:
-    """The policy for a sandboxed call under *layer*; *further* is a profile, file or policy that holds as well.
+def limits_from(given: Mapping[str, Any]) -> Limits:
+    """Limits as the ``limits`` section of a policy file has them: ``{"memory": "2GiB"}``. Raises ``PolicyError``."""
+    return _limits_from(tuple(given.items()))
+
+
+@lru_cache(maxsize=256)
+def _limits_from(given: tuple[tuple[str, Any], ...]) -> Limits:
+    if not given:
+        return Limits()
+    variables = {"WORKSPACE": "/", "HOME": "/"}
+    return load_text("version: 1\n", name="limits", variables=variables, extra={"limits": dict(given)}).limits
+
+
+def policy_of(layer: SafetyLayer, further: Source = True, limits: Mapping[str, Any] | None = None) -> FilePolicies:
+    """The policy for a sandboxed call under *layer*; *further* is a profile, file or policy that holds as well, and so
+    do *limits*.
 
     Raises ``PolicyError`` for what cannot be said in a policy.
     """
@@ -56,13 +72,13 @@ def policy_of(layer: SafetyLayer, further: Source = True) -> FilePolicies:
     elif not isinstance(further, bool):
         made.append(_named(os.fspath(further), os.getcwd()))
     made += [policy.policy for policy in layer.policy_set if isinstance(policy, FilePolicy)]
-    made += [FilePolicies((found,)) for each in layer.boundary_set if (found := _of_boundary(each)) is not None]
+    made += [FilePolicies((bound,)) for each in layer.boundary_set if (bound := _of_boundary(each)) is not None]
     if not any(each.files or each.network for policy in made for each in policy.layers):
         made.append(_named(DEFAULT, os.getcwd()))
     made += [FilePolicies((rules,)) for rules in _rules(layer.policy_set)]
-    limits = _limits(layer)
-    if limits != Limits():
-        made.append(FilePolicies((Layer("boundaries", limits=limits),)))
+    for name, found in (("boundaries", _limits(layer)), ("limits", limits_from(limits or {}))):
+        if found != Limits():
+            made.append(FilePolicies((Layer(name, limits=found),)))
     sources = dict(source for policy in made for source in policy.sources)
     return FilePolicies(tuple(each for policy in made for each in policy.layers), tuple(sources.items()))
 

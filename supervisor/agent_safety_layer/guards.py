@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from agent_safety_layer.calls import Shape, argument_texts
@@ -16,7 +16,7 @@ from agent_safety_layer.errors import UsageError
 from agent_safety_layer.operation import Operation
 
 if TYPE_CHECKING:
-    from agent_safety_layer.compiled import Source
+    from agent_safety_layer.compiled import Sandbox, Source
     from agent_safety_layer.layer import SafetyLayer
 
     Begin = Callable[[tuple[Any, ...], dict[str, Any]], Operation]
@@ -27,7 +27,7 @@ def guarded(
     func: Callable[..., Any],
     operation: str | None,
     given: dict[str, Any] | None,
-    sandbox: Source = False,
+    sandbox: Sandbox | None = None,
 ) -> Callable[..., Any]:
     """The function under the layer's guard: same kind, same signature, same name."""
     if isinstance(func, staticmethod | classmethod):
@@ -50,12 +50,12 @@ def guarded(
         (inspect.isgeneratorfunction, _generator_function),
     ):
         if kind(called):
-            if sandbox is not False:
+            if sandbox is not None:
                 if make is not _coroutine_function:
                     raise UsageError(f"{name} is a generator: it cannot leave a sandbox step by step.")
                 return _sandboxed_coroutine_function(func, begin, sandbox)
             return make(func, begin)
-    return _function(func, begin) if sandbox is False else _sandboxed_function(func, begin, sandbox)
+    return _function(func, begin) if sandbox is None else _sandboxed_function(func, begin, sandbox)
 
 
 def _function(func: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
@@ -74,7 +74,16 @@ def _coroutine_function(func: Callable[..., Awaitable[Any]], begin: Begin) -> Ca
     return wrapper
 
 
-def _sandboxed_function(func: Callable[..., Any], begin: Begin, sandbox: Source) -> Callable[..., Any]:
+def sandbox_of(sandbox: Source, limits: Mapping[str, Any] | None) -> Sandbox | None:
+    """What users say of a sandbox, None for no sandbox. Raises ``UsageError`` for limits without one."""
+    if sandbox is not False:
+        return sandbox, limits
+    if limits:
+        raise UsageError("Limits hold in a sandbox only.", remedy="Add sandbox=True.")
+    return None
+
+
+def _sandboxed_function(func: Callable[..., Any], begin: Begin, sandbox: Sandbox) -> Callable[..., Any]:
     @functools.wraps(func)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         operation = begin(args, kwargs)
@@ -83,7 +92,7 @@ def _sandboxed_function(func: Callable[..., Any], begin: Begin, sandbox: Source)
     return wrapper
 
 
-def _sandboxed_coroutine_function(func: Callable[..., Any], begin: Begin, sandbox: Source) -> Callable[..., Any]:
+def _sandboxed_coroutine_function(func: Callable[..., Any], begin: Begin, sandbox: Sandbox) -> Callable[..., Any]:
     @functools.wraps(func)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         operation = begin(args, kwargs)
@@ -186,4 +195,4 @@ def _async_generator_function(func: Callable[..., AsyncGenerator[Any, Any]], beg
     return wrapper
 
 
-__all__ = ["guarded", "returned_by"]
+__all__ = ["guarded", "returned_by", "sandbox_of"]

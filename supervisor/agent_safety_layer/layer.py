@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from agent_safety_layer.approval import ApprovalGate, ApprovalRequest, ApprovalStatus, AsyncApprovalGate
 from agent_safety_layer.boundaries import Boundary, BoundarySet, NetworkBoundary, PathBoundary
-from agent_safety_layer.guards import guarded
+from agent_safety_layer.guards import guarded, sandbox_of
 from agent_safety_layer.operation import asyncio_runs
 from agent_safety_layer.policies import Policy, PolicySet
 from agent_safety_layer.replay import RecordedOperation, RecordedSession, ReplayResult, SessionReplayer
@@ -148,6 +148,7 @@ class SafetyLayer:
         operation: str | None = None,
         context: dict[str, Any] | None = None,
         sandbox: Source = False,
+        limits: Mapping[str, Any] | None = None,
     ) -> Callable[P, R]: ...
 
     @overload
@@ -158,6 +159,7 @@ class SafetyLayer:
         operation: str | None = None,
         context: dict[str, Any] | None = None,
         sandbox: Source = False,
+        limits: Mapping[str, Any] | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
     def guard(
@@ -167,6 +169,7 @@ class SafetyLayer:
         operation: str | None = None,
         context: dict[str, Any] | None = None,
         sandbox: Source = False,
+        limits: Mapping[str, Any] | None = None,
     ) -> Any:
         """The function, judged at each call by its name and its arguments before it runs.
 
@@ -177,7 +180,8 @@ class SafetyLayer:
 
         With ``sandbox=True`` each call runs in a forked child that the kernel confines to this layer's policies and
         boundaries (to the profile ``workspace`` where they speak of neither files nor the network); a profile, a
-        policy file or what ``load_policy`` returns holds in addition to them. Plain data and exceptions come back, and
+        policy file or what ``load_policy`` returns holds in addition, and so do ``limits``, as a policy file has them:
+        ``{"wall_time": "10s", "memory": "1GiB", "processes": 8}``. Plain data and exceptions come back, and
         objects of the type that the function is annotated to return. A call that fails after something was refused,
         and one that reaches a limit, raises ``SafetyViolation`` naming the event. The child is a copy: what it changes
         in memory is lost, and it has no descriptors but 0, 1 and 2. Not for generators.
@@ -191,8 +195,8 @@ class SafetyLayer:
         agent_safety_layer.violations.SafetyViolation: Path not in allowed list
         """
         if func is None:
-            return lambda wrapped: guarded(self, wrapped, operation, context, sandbox)
-        return guarded(self, func, operation, context, sandbox)
+            return lambda wrapped: guarded(self, wrapped, operation, context, sandbox_of(sandbox, limits))
+        return guarded(self, func, operation, context, sandbox_of(sandbox, limits))
 
     def session(self, name: str = "session", record: bool = False) -> SafetySession:
         """A session to enter with ``with`` or ``async with``; ``record=True`` keeps what a replay needs.

@@ -27,7 +27,7 @@ from agent_safety_layer.tracing import Span, TraceLevel, Tracer, TraceStatus, cu
 from agent_safety_layer.violations import Crossed, SafetyCheckResult, SafetyViolation
 
 if TYPE_CHECKING:
-    from agent_safety_layer.compiled import Source
+    from agent_safety_layer.compiled import Sandbox
     from agent_safety_layer.layer import SafetyLayer
     from agent_safety_layer.sandbox import Call
 
@@ -189,7 +189,7 @@ class Operation:
         elif token is not None:
             self._tokens = token, None
 
-    def sandboxed(self, func: Callable[[], Any], sandbox: Source, expected: Any = None) -> Call:
+    def sandboxed(self, func: Callable[[], Any], sandbox: Sandbox, expected: Any = None) -> Call:
         """The call of *func* in a sandbox, as a part of this operation."""
         from agent_safety_layer.sandbox import Call
 

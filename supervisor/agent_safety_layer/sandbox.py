@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from agent_safety_layer import helper, plaindata, spans
 from agent_safety_layer.approvals.linked import PROGRAM, Answering
 from agent_safety_layer.boundaries import BoundaryViolation
-from agent_safety_layer.compiled import Source, policy_of
+from agent_safety_layer.compiled import Sandbox, policy_of
 from agent_safety_layer.errors import AslError, UnsupportedError
 from agent_safety_layer.hosted import Hosted, run
 from agent_safety_layer.limits import TIMES_OUT
@@ -70,17 +70,23 @@ class SandboxDied(AslError):
 class Call:
     """One sandboxed call of *func*, named *name*, in the span of its operation.
 
-    ``expected`` is what the function says it returns, None for plain data. ``report`` is there once it is over.
+    *sandbox* is a further policy and limits. ``expected`` is what the function says it returns, None for plain data. ``report`` is there once it is over.
     """
 
     def __init__(
-        self, layer: SafetyLayer, name: str, func: Callable[[], Any], further: Source, span: str, expected: Any = None
+        self,
+        layer: SafetyLayer,
+        name: str,
+        func: Callable[[], Any],
+        sandbox: Sandbox,
+        span: str,
+        expected: Any = None,
     ) -> None:
         self.report: Report | None = None
         self._layer = layer
         self._name = name
         self._func = func
-        self._further = further
+        self._sandbox = sandbox
         self._span = span
         self._expected = expected
         self._link: Link | None = None
@@ -100,7 +106,7 @@ class Call:
         if spans.supervised():
             wanted = "a sandboxed call needs a process that nobody supervises yet"
             raise UnsupportedError(wanted, "this one runs under asl-supervise", "Leave sandbox out: its policy holds.")
-        policy = policy_of(self._layer, self._further)
+        policy = policy_of(self._layer, *self._sandbox)
         _warm()
         ours, theirs = socket.socketpair()
         reader, writer = os.pipe2(os.O_CLOEXEC)

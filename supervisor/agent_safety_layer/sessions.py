@@ -6,14 +6,14 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from agent_safety_layer import spans
 from agent_safety_layer.events import ALLOW, Decision, Event, Outcome
 from agent_safety_layer.events import TraceEntry as Line
-from agent_safety_layer.guards import returned_by
+from agent_safety_layer.guards import returned_by, sandbox_of
 from agent_safety_layer.operation import Operation, next_in_sequence
 from agent_safety_layer.replay import RecordedSession, SessionRecorder
 from agent_safety_layer.tracing import Trace, TraceLevel, Tracer, current_span
@@ -67,21 +67,23 @@ class SafetySession:
         context: dict[str, Any] | None = None,
         operation_type: str = "function",
         sandbox: Source = False,
+        limits: Mapping[str, Any] | None = None,
     ) -> T:
         """What *func* returns, run if the operation may. None when it may not and the layer does not raise.
 
         ``operation`` is what patterns are looked for in, and ``context`` what boundaries judge. ``operation_type`` is
         for approvals; one in the context counts unless another is given here. An async *func* gives an awaitable that
-        does all of this; a gate is then waited for without stopping the event loop. ``sandbox`` is that of
-        ``SafetyLayer.guard``.
+        does all of this; a gate is then waited for without stopping the event loop. ``sandbox`` and ``limits`` are
+        those of ``SafetyLayer.guard``.
 
         Raises ``SafetyViolation``, and whatever *func* raises.
         """
         if inspect.iscoroutinefunction(func):
-            return cast(T, self.execute_async(operation, func, context, operation_type, sandbox))
+            return cast(T, self.execute_async(operation, func, context, operation_type, sandbox, limits))
+        confined = sandbox_of(sandbox, limits)
         running = self._operation(operation, context, operation_type)
-        if sandbox is not False:
-            return cast(T, running.run(running.sandboxed(func, sandbox, returned_by(func)).run))
+        if confined is not None:
+            return cast(T, running.run(running.sandboxed(func, confined, returned_by(func)).run))
         if not running.admit():
             return cast(T, None)
         running.enter()
@@ -103,11 +105,13 @@ class SafetySession:
         context: dict[str, Any] | None = None,
         operation_type: str = "function",
         sandbox: Source = False,
+        limits: Mapping[str, Any] | None = None,
     ) -> T:
         """Like ``execute``, for a function whose result is to be awaited."""
+        confined = sandbox_of(sandbox, limits)
         running = self._operation(operation, context, operation_type)
-        if sandbox is not False:
-            return cast(T, await running.run_async(running.sandboxed(func, sandbox, returned_by(func)).arun))
+        if confined is not None:
+            return cast(T, await running.run_async(running.sandboxed(func, confined, returned_by(func)).arun))
         return cast(T, await running.run_async(func))
 
     def log(self, message: str, level: TraceLevel = TraceLevel.INFO) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 from agent_safety_layer import helper
 from agent_safety_layer.approval import ApprovalGate, AsyncApprovalGate
 from agent_safety_layer.approvals.linked import PROGRAM
+from agent_safety_layer.compiled import limits_from
 from agent_safety_layer.errors import UsageError
 from agent_safety_layer.outcome import Completed
 from agent_safety_layer.policies import Policy
@@ -284,17 +285,6 @@ class Supervisor:
             "places": places,
             "without": sorted(self._without),
         }
-
-
-def limits_from(given: Mapping[str, Any]) -> Limits:
-    """Limits as the ``limits`` section of a policy file has them. Raises ``PolicyError``."""
-    if not given:
-        return Limits()
-    from agent_safety_layer.policy import load_text
-
-    variables = {"WORKSPACE": "/", "HOME": "/"}
-    text = "version: 1\n"
-    return load_text(text, name="limits", variables=variables, extra={"limits": dict(given)}).limits
 
 
 def _umask() -> int:

@@ -26,6 +26,7 @@ from agent_safety_layer import (
     NetworkBoundary,
     PathBoundary,
     Policy,
+    PolicyError,
     ResourceBoundary,
     SafetyCheckResult,
     SafetyLayer,
@@ -237,6 +238,19 @@ def test_limits_of_resources(folder: Path) -> None:
     assert memory.guard(lambda: len(bytes(10 << 20)), sandbox=True)() == 10 << 20
     with pytest.raises(SafetyViolation, match="memory"):
         memory.guard(lambda: bytes(range(256)) * (4 << 20) and time.sleep(PATIENCE_S), sandbox=True)()
+
+
+def test_limits_of_one_operation(safety: SafetyLayer) -> None:
+    stay = safety.guard(time.sleep, sandbox=True, limits={"wall_time": "300ms", "grace": "10ms"})
+    with pytest.raises(SafetyViolation, match="wall_time"):
+        stay(PATIENCE_S)
+    assert stay(0) is None
+    with safety.session() as session, pytest.raises(SafetyViolation, match="processes"):
+        session.execute("fork", lambda: subprocess.run(["true"], check=True), sandbox=True, limits={"processes": 1})
+    with pytest.raises(UsageError, match="sandbox"):
+        safety.guard(time.sleep, limits={"wall_time": "1s"})
+    with pytest.raises(PolicyError, match="wall_time"):
+        safety.guard(time.sleep, sandbox=True, limits={"wall_tim": "1s"})(0)
 
 
 def test_the_network_is_confined(safety: SafetyLayer) -> None:
