@@ -70,7 +70,8 @@ class SandboxDied(AslError):
 class Call:
     """One sandboxed call of *func*, named *name*, in the span of its operation.
 
-    *sandbox* is a further policy and limits. ``expected`` is what the function says it returns, None for plain data. ``report`` is there once it is over.
+    *sandbox* is a further policy and limits, ``expected`` what the function says it returns, None for plain data.
+    ``report`` is there once it is over.
     """
 
     def __init__(

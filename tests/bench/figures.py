@@ -156,6 +156,15 @@ def opens(folder: Path, count: int, calls: int) -> None:
         print(f"  {name + ' / ' + under:<34} {ratio(per_call[name], per_call[under])}")
 
 
+def calls(folder: Path, count: int) -> None:
+    """A sandboxed call of a warm process, and a run through a warm ``Supervisor``, against a bare fork."""
+    import library
+
+    os.chdir(folder)
+    for name, taken in library.measured(count).items():
+        print(f"  {name:<44} {statistics.median(taken) * 1e3:8.2f} ms  (from {min(taken) * 1e3:.2f})")
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -182,6 +191,8 @@ def main() -> None:
         print(f"\nopen and close of one file, {wanted.calls} times, recorded in the trace")
         print("  bounded: the kernel confines it, waved through; served: opened by the supervisor")
         opens(work, wanted.rounds, wanted.calls)
+        print("\nfrom a warm Python process")
+        calls(work, wanted.rounds * 3)
         print("\nfork, exec and exit of `true`, 200 times, its opens included; judged, and verified after the exec")
         execs(work, wanted.rounds, 200)
         supervise = [str(Path(sys.executable).with_name("asl-supervise"))]
