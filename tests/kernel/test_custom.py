@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent_safety_layer import Policy, PolicyAction, PolicyResult, Supervisor, helper
+from agent_safety_layer import ApprovalGate, ApprovalRequest, Policy, PolicyAction, PolicyResult, Supervisor, helper
 from agent_safety_layer.events import Event
 from agent_safety_layer.trace.reader import TraceReader
 from agent_safety_layer.trace.replay import recorded_policy, replay
@@ -155,6 +155,22 @@ def test_what_asks_a_person_is_refused_where_nobody_is_asked(folder: Path) -> No
     )
     assert not (folder / "x").exists() and (folder / "y").exists()
     assert [denied.rule for denied in done.denials] == ["mine"]
+
+
+def test_what_asks_a_person_goes_to_the_programs_gate(folder: Path) -> None:
+    asked: list[ApprovalRequest] = []
+
+    def answer(request: ApprovalRequest) -> None:
+        asked.append(request)
+        gate.approve(request.id)
+
+    gate = ApprovalGate(on_request=answer)
+    supervisor = under(
+        folder, lambda event: "require_approval" if event.path.endswith("/x") else "", approval_gate=gate
+    )
+    supervisor.run(["sh", "-c", "echo x > x"], capture_output=True)
+    assert (folder / "x").read_text() == "x\n"
+    assert len(asked) == 1
 
 
 def test_observed_it_is_recorded_and_nothing_is_blocked(folder: Path) -> None:
