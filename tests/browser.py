@@ -169,13 +169,17 @@ class Page:
 
     def click(self, selector: str) -> None:
         """Click, with the mouse, in the middle of the first element that the selector finds."""
-        box = self.value(
-            f"(() => {{ const one = document.querySelector({json.dumps(selector)});"
+        found = json.dumps(selector)
+        # What has just been shown or moved is where a click looks for it only once it has been painted.
+        x, y = self.wait(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => {"
+            f" const one = document.querySelector({found});"
             " one.scrollIntoView({block: 'center', behavior: 'instant'}); const box = one.getBoundingClientRect();"
-            " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+            " const x = box.x + box.width / 2, y = box.y + box.height / 2;"
+            " done(one.contains(document.elementFromPoint(x, y)) && [x, y]); })))"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key: str, text: str = "") -> None:
         """Press and release a key: ``"ArrowDown"``, ``"Tab"``, or ``"a", "a"`` for one that types something."""
