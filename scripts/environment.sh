@@ -51,6 +51,16 @@ program() {
     command -v "$1" >/dev/null || install_package "$1" "The program $1 is needed."
 }
 
+# PostgreSQL's programs, which Debian keeps out of PATH; without a database of its own that would be started at once.
+database() {
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null && return
+    if [ "$(id -u)" = 0 ] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+    fi
+    install_package postgresql "PostgreSQL is needed."
+}
+
 base_python() {
     local package
     for package in '' python3-venv python3.11-venv; do

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from agent_safety_layer.policy.globs import escape
-from agent_safety_layer.policy.model import Entry, Files, Layer, Policy
+from agent_safety_layer.policy.model import Entry, Files, Layer, Network, Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,11 +18,14 @@ def guarded(
     policy: Policy,
     paths: Iterable[str],
     others: Iterable[str] = (),
+    *,
     asked: Iterable[str] = (),
+    hosts: Iterable[str] = (),
     split: str = "",
 ) -> Policy:
-    """*policy* with one more layer: *paths* and what is below them may be read but not changed, *others* neither. The
-    run's gate is asked for what is *asked*. *split* is a trace whose parts are guarded, too, those to come included.
+    """*policy* with one more layer: *paths* and what is below them may be read but not changed, *others* neither, and
+    *hosts* not be reached. The gate is asked for what is *asked*. *split* is a trace whose parts are guarded, too,
+    those to come included.
     """
     protect = tuple(Entry(path, "built-in", (escape(form),)) for path in paths for form in forms(path))
     if split:
@@ -30,8 +33,16 @@ def guarded(
         protect += tuple(Entry(split, "built-in", (f"{escape(root)}.part*",)) for root in roots)
     block = tuple(Entry(path, "built-in", (escape(path),)) for path in others)
     ask = tuple(Entry(path, "built-in", (path,)) for path in asked)
-    own = Layer("own", files=Files(protect=protect, block=block, ask=ask))
+    own = Layer("own", files=Files(protect=protect, block=block, ask=ask), network=_away(hosts))
     return Policy((*policy.layers, own), policy.sources)
+
+
+def _away(hosts: Iterable[str]) -> Network | None:
+    """A section that has an opinion about these hosts only; none where there are none."""
+    from agent_safety_layer.policy.hosts import parse_host
+
+    block = tuple(parse_host(host, "built-in") for host in hosts)
+    return Network(block=block, private_ips=True) if block else None
 
 
 def queues() -> list[str]:

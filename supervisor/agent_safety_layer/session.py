@@ -254,10 +254,15 @@ class Session:
             *(*terminals(), *queues(), *(forms(key) if key else ())),
             *(forms(approvals) if os.path.exists(approvals) else ()),
         )
-        asked = self._approver.asked if self._approver is not None else ()
-        own = (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read)
-        parts = self.settings.trace if self.settings.trace_split else ""
-        return guarded(policy, own, hidden, asked, parts)
+        asker = self._approver
+        return guarded(
+            policy,
+            (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read),
+            (*hidden, *(asker.hidden if asker is not None else ())),
+            asked=asker.asked if asker is not None else (),
+            hosts=asker.hosts if asker is not None else (),
+            split=self.settings.trace if self.settings.trace_split else "",
+        )
 
     def _supervise(self, policy: Policy, plan: Plan, state_dir: str, private: Private, started: float) -> Ending:
         from agent_safety_layer.denials import Denials
@@ -508,6 +513,9 @@ class Session:
         settings = self.settings
         given = os.environ if settings.environment is None else dict(settings.environment)
         variables = environment(policy, given, cache=os.path.join(self._variables["STATE"], "cache"))
+        if self._approver is not None:
+            for name in self._approver.variables:
+                variables.pop(name, None)
         variables |= {"TMPDIR": private.tmp, "ASL_RUN_ID": self.run_id, "ASL_DENIALS": private.denials_path}
         if self._host is None or self._host.call is None:  # for a program, which may be an agent
             variables["ASL_POLICY_SUMMARY"] = brief(

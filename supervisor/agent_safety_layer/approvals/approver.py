@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
 
 class Approver(Protocol):
-    """Somebody who can be asked: ``gate`` is how. ``asked`` are paths that the gate wants to be asked about itself."""
+    """Somebody who can be asked: ``gate`` is how. ``asked`` are paths that the gate wants to be asked about itself;
+    ``hidden`` paths, ``hosts`` and ``variables`` lead to the queue and are not for the tree.
+    """
 
     asked: tuple[str, ...]
+    hidden: tuple[str, ...]
+    hosts: tuple[str, ...]
+    variables: tuple[str, ...]
 
     def gate(
         self, policy: Policy, later: Later, recorder: Recorder, warden: int, about: dict[str, Any], trace: str
@@ -46,6 +51,9 @@ class Any_:
     """What all approvers have in common."""
 
     asked: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
 
     def __init__(self, state_dir: str, stderr: Stderr) -> None:
         make_private(os.path.join(state_dir, "approvals"))
@@ -82,9 +90,15 @@ class _ByQueue(Any_):
 
     def __init__(self, how: str, state_dir: str, stderr: Stderr) -> None:
         super().__init__(state_dir, stderr)
-        from agent_safety_layer.approvals.queues import open_queue
+        from agent_safety_layer.approvals.queues import OWN, open_queue
 
         self._queue = open_queue(how, os.path.join(state_dir, "approvals"))
+        if how != OWN:
+            from agent_safety_layer.approvals.postgresql import VARIABLES, PostgresApprovalQueue, places
+
+            assert isinstance(self._queue, PostgresApprovalQueue)
+            self.hidden, self.hosts = places(self._queue)
+            self.variables = VARIABLES
 
     def gate(
         self, policy: Policy, later: Later, recorder: Recorder, warden: int, about: dict[str, Any], trace: str

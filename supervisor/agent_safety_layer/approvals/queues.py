@@ -23,4 +23,8 @@ def open_queue(how: str = OWN, folder: str | None = None) -> StoredQueue:
         queue.get_pending()  # whether it can be used at all
         queue.close()
         return queue
+    if how.startswith("postgresql://"):
+        from agent_safety_layer.approvals.postgresql import PostgresApprovalQueue
+
+        return PostgresApprovalQueue(how)
     raise UsageError(f"{how!r} names no queue.", remedy="It is `queue`, or a URL that begins with postgresql://.")

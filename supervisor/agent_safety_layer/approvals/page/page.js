@@ -119,10 +119,11 @@ async function answer(request, approved, scope = "once", message = null) {
   }
 }
 
+// By the press itself: the close event comes later, when the dialog may already be open for another question.
 function asked(dialog) {
   return new Promise((done) => {
-    dialog.returnValue = "";
-    dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true });
+    dialog.querySelector("form").onsubmit = (event) => done(event.submitter?.value === "yes");
+    dialog.oncancel = () => done(false);
     dialog.showModal();
   });
 }
