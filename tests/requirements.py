@@ -2,6 +2,7 @@
 
 What ``ASL_MUST_WORK`` names (comma-separated) fails instead, so that a run in CI never passes empty. ``ASL_WITHOUT``
 names mechanisms to behave as if missing. The names are those of ``asl doctor``, and of programs that only tests use.
+``ASL_BACKEND`` runs everything on that backend.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import NoReturn
 import pytest
 
 from asl_hooks.probe import Finding, probe
+
+# The options of asl-supervise that choose the backend of this run of the tests.
+BACKEND = tuple(f"--backend={name}" for name in (os.environ.get("ASL_BACKEND"),) if name)
 
 
 def named_in(variable: str) -> frozenset[str]:

@@ -9,6 +9,7 @@ from asl_hooks.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 else:
     Protocol = object
@@ -34,6 +35,9 @@ class Backend(Protocol):
     """
 
     name: str
+    traces: bool  # it is the tracer of the tree: exec stops come to it, and nobody else can trace
+    tells: bool  # it tells what the calls that went on returned
+    pending: bool  # ``receive`` has more, though ``fileno`` does not say so
 
     def fileno(self) -> int:
         """A descriptor that polls readable when ``receive`` has a call; hangs up when no tracee is left."""
@@ -47,8 +51,21 @@ class Backend(Protocol):
     def valid(self, call: Call) -> bool:
         """Whether the call still waits: what was read from its memory before this is its own, not a successor's."""
 
-    def proceed(self, call: Call) -> bool:
-        """Let the kernel run the call as it stands. Only ever for what the kernel bounds (see README, invariant)."""
+    def follow(self, became: Callable[[int, int], bool], exited: Callable[[int], None]) -> None:
+        """A backend that traces asks *became* whether what a process has become by an exec may run (the thread that
+        made it, the process), or kills it; and tells *exited* of each task, by its id, that has."""
+
+    def child(self) -> None:
+        """To be called when this process got a SIGCHLD."""
+
+    def collect(self) -> None:
+        """Take what has become of tracees that are being killed, and no more calls."""
+
+    def proceed(self, call: Call, told: Callable[[int | None], None] | None = None) -> bool:
+        """Let the kernel run the call as it stands. Only ever for what the kernel bounds (see README, invariant).
+
+        A backend that ``tells`` calls *told* once with what it returned, None when the thread died in it.
+        """
 
     def fail(self, call: Call, errno: int) -> bool:
         """Make the call return ``-errno`` without running."""
@@ -56,9 +73,9 @@ class Backend(Protocol):
     def give(self, call: Call, result: int) -> bool:
         """Make the call return ``result`` without running: it was carried out on the tracee's behalf."""
 
-    def inject(self, call: Call, fd: int, cloexec: bool) -> bool:
+    def inject(self, call: Call, fd: int, cloexec: bool, told: Callable[[int | None], None] | None = None) -> bool:
         """Install a copy of ``fd`` in the tracee and make the call return its number there. ``fd`` stays the
-        caller's."""
+        caller's. *told* as in ``proceed``."""
 
     def close(self) -> None:
         """Stop listening: intercepted calls of whoever is left fail from now on."""

@@ -12,7 +12,7 @@ What no rule names is allowed: it touches only the caller or descriptors that it
 
 from __future__ import annotations
 
-from errno import EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT
+from errno import EAFNOSUPPORT, EBUSY, ENOSYS, EPERM, EPROTONOSUPPORT
 
 from asl_hooks import syscalls
 from asl_hooks._abi import constants as k
@@ -118,9 +118,10 @@ _CONDITIONS = (
         (equals(1, k.IPPROTO_IPV6), equals(2, k.IPV6_RTHDR, k.IPV6_2292RTHDR, k.IPV6_2292PKTOPTIONS)),
     ),
     Rule(("personality",), fail(EPERM), (differs(0, k.PER_LINUX, k.PER_QUERY, k.ADDR_NO_RANDOMIZE),)),
-    # A listener of the tracee's own would answer before a ptrace tracer is asked: USER_NOTIF outranks TRACE.
+    # A listener of the tracee's own would answer before a ptrace tracer is asked: USER_NOTIF outranks TRACE. Where we
+    # are one ourselves the kernel says the same.
     Rule(
-        ("seccomp",), fail(EPERM), (equals(0, k.SECCOMP_SET_MODE_FILTER), any_of(1, k.SECCOMP_FILTER_FLAG_NEW_LISTENER))
+        ("seccomp",), fail(EBUSY), (equals(0, k.SECCOMP_SET_MODE_FILTER), any_of(1, k.SECCOMP_FILTER_FLAG_NEW_LISTENER))
     ),
     # It rewrites what /proc/<pid>/exe and cmdline tell.
     Rule(("prctl",), fail(EPERM), (equals(0, k.PR_SET_MM),)),

@@ -32,6 +32,16 @@ if TYPE_CHECKING:
 
 _LISTENER = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 _NETWORK, _IPC = b"network", b"ipc"  # what the child has of its own
+# What a traced child is seized with: it dies with this process, and so does all that it starts, which is traced too.
+TRACED = (
+    linux.PTRACE_O_EXITKILL
+    | linux.PTRACE_O_TRACESYSGOOD
+    | linux.PTRACE_O_TRACESECCOMP
+    | linux.PTRACE_O_TRACEEXEC
+    | linux.PTRACE_O_TRACEFORK
+    | linux.PTRACE_O_TRACEVFORK
+    | linux.PTRACE_O_TRACECLONE
+)
 _READY = struct.Struct("=ii16s")  # listener or -1, errno, the step that failed or what is isolated
 
 
@@ -47,7 +57,8 @@ class LaunchSpec:
     the child into an empty network namespace, ``ipc``: into an IPC namespace, where the machine has one to give. An
     ordinary user gets the second only along with the first. ``shared`` gives the filter for a child that has to stay in
     the IPC namespace of all, in place of ``filter``. ``call`` is called in place of the program, with ``environment``
-    as its own; what it returns is the exit status.
+    as its own; what it returns is the exit status. ``traced``: the filter asks
+    a ptrace(2) tracer, not a listener.
     """
 
     argv: tuple[str, ...]
@@ -67,11 +78,12 @@ class LaunchSpec:
     ipc: bool = False
     shared: Callable[[], bytes] | None = None
     call: Callable[[], int] | None = None
+    traced: bool = False
 
 
 @value
 class Launched:
-    """A child that waits for ``go``: its pid and pidfd, the listener, and the pipes of the warden.
+    """A child that waits for ``go``: its pid and pidfd, the listener (-1: this thread traces it), the warden's pipes.
 
     ``network`` is its own network namespace, -1 where it has none; ``ipc`` tells whether it has an IPC namespace.
     """
@@ -137,13 +149,17 @@ def launch(spec: LaunchSpec) -> Launched:
     if errno:
         _abandon(warden_pid, control_w, status_r, go_w)
         raise _refused(step.rstrip(b"\0").decode(), errno)
+    step_here = "pidfd_getfd"
     try:
         pidfd = linux.pidfd_open(pid, 0)
-        listener = linux.pidfd_getfd(pidfd, listener_there, 0)
+        if spec.traced:
+            step_here = "ptrace"
+            linux.ptrace(linux.PTRACE_SEIZE, pid, None, TRACED)
+        listener = linux.pidfd_getfd(pidfd, listener_there, 0) if listener_there >= 0 else -1
         network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC) if _NETWORK in step else -1
     except OSError as error:
-        _abandon(warden_pid, control_w, status_r, go_w)
-        raise _refused("pidfd_getfd", error.errno or EPERM) from error
+        _abandon(warden_pid, control_w, status_r, go_w, traced=pid if spec.traced else 0)
+        raise _refused(step_here, error.errno or EPERM) from error
     return Launched(pid, pidfd, listener, warden_pid, control_w, status_r, go_w, network, _IPC in step)
 
 
@@ -152,21 +168,30 @@ def abandon(launched: Launched) -> None:
     for fd in (launched.listener, launched.pidfd, launched.network):
         if fd >= 0:
             os.close(fd)
-    _abandon(launched.warden, launched.control, launched.status, launched.go)
+    traced = launched.pid if launched.listener < 0 else 0
+    _abandon(launched.warden, launched.control, launched.status, launched.go, traced=traced)
 
 
-def _abandon(warden_pid: int, control: int, *fds: int) -> None:
+def _abandon(warden_pid: int, control: int, *fds: int, traced: int = 0) -> None:
     try:
         os.write(control, b"e")
     except BrokenPipeError:
         pass
     for fd in (control, *fds):
         os.close(fd)
+    if traced:  # it is not dead for the warden before its tracer has seen it
+        try:
+            while os.WIFSTOPPED(os.waitpid(traced, linux.WALL)[1]):
+                pass
+        except ChildProcessError:
+            pass
     os.waitpid(warden_pid, 0)
 
 
 _REMEDIES = {
-    "seccomp": "Needs Linux 5.19 with CONFIG_SECCOMP_FILTER, and no other supervisor's listener above this process.",
+    "listener": "Needs Linux 5.19, and no other listener above this process; or run with --backend ptrace.",
+    "ptrace": "Needs permission to trace own children (see kernel.yama.ptrace_scope), and no other tracer.",
+    "seccomp": "Needs a kernel with CONFIG_SECCOMP_FILTER.",
     "landlock": "Needs Linux 5.13 with Landlock among the active security modules (lsm=landlock,…).",
     "pidfd_getfd": "Needs Linux 5.6 and permission to trace own children (see kernel.yama.ptrace_scope).",
     "no_new_privs": "",
@@ -175,7 +200,17 @@ _REMEDIES = {
 }
 
 
+class NoListenerError(UnsupportedError):
+    """The kernel refused a seccomp listener; ``errno`` is EBUSY where another supervisor has one above this process."""
+
+    errno = 0
+
+
 def _refused(step: str, errno: int) -> UnsupportedError:
+    if step == "listener":
+        error = NoListenerError("a seccomp listener", f"the kernel answered: {os.strerror(errno)}", _REMEDIES[step])
+        error.errno = errno
+        return error
     return UnsupportedError(
         f"{step} is needed to bound the child", f"the kernel answered: {os.strerror(errno)}", _REMEDIES.get(step, "")
     )
@@ -227,13 +262,18 @@ def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
         argv, environment, paths = _prepare(spec)
         execve = ctypes.CDLL(None, use_errno=True).execve
         _close_all_but({0, 1, 2, ready, go, *spec.keep}.difference(spec.closed))
-        step = b"seccomp"
-        listener = bpf.install(program, _LISTENER)
+        step = b"seccomp" if spec.traced else b"listener"
+        listener = -1
+        if spec.traced:
+            bpf.install(program)
+        else:
+            listener = bpf.install(program, _LISTENER)
         os.write(ready, _READY.pack(listener, 0, _NETWORK * network + _IPC * ipc))
         os.close(ready)
         if not os.read(go, 1):
             os._exit(125)
-        os.close(listener)
+        if listener >= 0:
+            os.close(listener)
         os.close(go)
         if spec.call is not None:
             os.environ.clear()

@@ -41,6 +41,7 @@ class Listener:
     """A ``Backend`` on a seccomp listener descriptor, which it owns."""
 
     name = "notify"
+    traces = tells = pending = False
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -112,7 +113,16 @@ class Listener:
             return False
         return True
 
-    def proceed(self, call: Call) -> bool:
+    def follow(self, became: object, exited: object) -> None:
+        """Nothing to do: execs and exits are not seen here."""
+
+    def child(self) -> None:
+        """Nothing to do."""
+
+    def collect(self) -> None:
+        """Nothing to do: whoever is killed leaves its call."""
+
+    def proceed(self, call: Call, told: object = None) -> bool:
         """Let the kernel run the call, arguments read anew: only ever for what the kernel itself bounds."""
         return self._send(call.id, 0, 0, _CONTINUE)
 
@@ -124,7 +134,7 @@ class Listener:
         """The call returns *result*."""
         return self._send(call.id, result, 0, 0)
 
-    def inject(self, call: Call, fd: int, cloexec: bool) -> bool:
+    def inject(self, call: Call, fd: int, cloexec: bool, told: object = None) -> bool:
         """Install a copy of *fd* in the tracee, lowest free number, and make the call return that number.
 
         In two steps. In one (SECCOMP_ADDFD_FLAG_SEND) a signal that reaches this thread before the tracee has run, or a

@@ -124,7 +124,7 @@ def _kernel() -> tuple[str, int]:
     release, machine = os.uname().release, os.uname().machine
     syscalls.native_arch()
     version = tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in release.split("-")[0].split(".")[:2])
-    if version < (5, 19):
+    if version < (5, 9):
         raise _Missing(f"Linux {release} on {machine}", _NEWER.format("5.19"))
     return f"Linux {release} on {machine}", 1
 
@@ -411,7 +411,7 @@ def _cgroup() -> tuple[str, int]:
 
 # Each mechanism: what is wanted, the probe, what to do when it is missing.
 PROBES: dict[str, tuple[str, Callable[[], tuple[str, int]], str]] = {
-    "kernel": ("Linux 5.19 on x86-64 or aarch64", _kernel, _NEWER.format("5.19")),
+    "kernel": ("Linux 5.19 on x86-64 or aarch64; 5.9 does with ptrace", _kernel, _NEWER.format("5.19")),
     "user": ("any user", _user, ""),
     "container": ("none, or one that allows what follows", _container, ""),
     "notify": ("seccomp user notification", _notify, _SECCOMP),

@@ -23,13 +23,13 @@ import os
 import select
 import struct
 from errno import ESRCH
-from time import clock_gettime
+from time import clock_gettime, sleep
 
 from asl_hooks._abi import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from resource import struct_rusage
 
 # Wait status, pid, user and system seconds, peak resident bytes of the largest process, bytes read and written: of the
@@ -112,9 +112,11 @@ def end_tree() -> None:
             return
 
 
-def end_strays() -> None:
+def end_strays(collect: Callable[[], None] = lambda: None) -> None:
     """Kill and reap what a dead warden left to this process: its children, and theirs, under more seccomp filters
     than this process is. Other children are left alone. Postcondition: there are no such children.
+
+    *collect* takes what has become of those that this process traces: they cannot be reaped as children before that.
     """
     me = os.getpid()
     own = _filters(me)
@@ -124,8 +126,15 @@ def end_strays() -> None:
             return
         for pid in strays:
             _kill((pid, *descendants(pid)))
+        pause_s = 0.0005
         for pid in strays:
-            os.waitpid(pid, 0)
+            try:
+                while not os.waitpid(pid, os.WNOHANG)[0]:
+                    collect()
+                    sleep(pause_s)
+                    pause_s = min(pause_s * 2, 0.02)
+            except ChildProcessError:
+                pass  # reaped as a tracee
 
 
 def parent_of(pid: int) -> int:

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 FULL, FALLBACK, NONE = "full", "fallback", "none"
 
 # Without these nothing can be supervised at all.
-REQUIRED = ("kernel", "notify", "addfd", "wait_killable", "pidfd_getfd")
+REQUIRED = ("kernel", "pidfd_getfd")
+# One of these backends has to be whole.
+BACKENDS = (("notify", "addfd", "wait_killable"), ("ptrace",))
+_BY_PTRACE = "calls are intercepted with ptrace: as safe, slower"
 # Without these something else does the work: what that is.
 FALLBACKS = {
+    **dict.fromkeys(("notify", "addfd", "wait_killable"), _BY_PTRACE),
     "landlock": "every file operation is carried out by the supervisor: as safe, slower",
     "sync_wake_up": "answers are slower when supervisor and command run on different CPUs",
     "userns": "ordinary users get no namespaces",
@@ -51,10 +55,12 @@ def diagnose(without: Collection[str] = ()) -> Diagnosis:
 
 def verdict_on(findings: Iterable[Finding]) -> str:
     """``none`` when something required is missing, ``fallback`` when anything else is, else ``full``."""
+    findings = tuple(findings)
+    lacking = {finding.name for finding in findings if not finding.ok}
+    if lacking.intersection(REQUIRED) or all(lacking.intersection(backend) for backend in BACKENDS):
+        return NONE
     verdict = FULL
     for finding in findings:
-        if not finding.ok and finding.name in REQUIRED:
-            return NONE
         if not finding.ok or (finding.name == "landlock" and finding.level < LANDLOCK_WHOLE):
             verdict = FALLBACK
     return verdict

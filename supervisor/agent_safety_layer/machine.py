@@ -79,7 +79,7 @@ class Machine:
             frozenset(notified), scopes_signals=scoped, bounds_truncate=truncates, bounds_reads=self._bounds_reads
         )
 
-    def enforced(self, policy: Policy, *, isolated: bool) -> tuple[tuple[str, str], ...]:
+    def enforced(self, policy: Policy, backend: str, *, isolated: bool) -> tuple[tuple[str, str], ...]:
         """The mechanisms that hold, with what each enforces. ``isolated``: the tree has a network of its own."""
         found = [
             ("seccomp", "each file, network and exec call is stopped and judged; calls no agent needs are refused")
@@ -93,7 +93,10 @@ class Machine:
                     "files are read within landlock's bounds, unseen: neither that nor a refusal is recorded",
                 )
             )
-        if self.verifies_exec:
+        if backend == "ptrace":
+            how = "every task is traced from birth; what an exec really runs is verified before its first instruction"
+            found.append(("ptrace", how))
+        elif self.verifies_exec:
             found.append(("ptrace", "what an exec really runs is verified before its first instruction"))
         if policy.enforced.guards_network:
             how = "in a network namespace of its own; " if isolated else ""

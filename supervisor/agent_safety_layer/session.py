@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.output import Output
     from agent_safety_layer.policy import Layer, Limits, Plan, Policy
     from agent_safety_layer.tree import Tree
+    from asl_hooks.backend import Backend
     from asl_hooks.cgroup import Subtree
     from asl_hooks.launch import Launched
 else:
@@ -286,6 +287,7 @@ class Session:
                     "Remove those lines, or run with --best-effort to go on without them.",
                 )
             launched, output = self._launch(policy, machine, ruleset, group, private)
+            backend = self._backend(launched, machine)
         except BaseException:
             ruleset.close()
             if group:
@@ -293,7 +295,9 @@ class Session:
             raise
         engine = None
         try:
-            self._header = self._describe(policy, machine, group, missing, isolated=launched.network >= 0)
+            self._header = self._describe(
+                policy, machine, group, missing, isolated=launched.network >= 0, backend=backend.name
+            )
             where = os.path.abspath(settings.trace) if settings.trace else f"{state_dir}/traces/{self.run_id}.jsonl"
             sign, self._header["signed_by"] = self._signer(state_dir)
             writer = TraceWriter(
@@ -305,7 +309,7 @@ class Session:
             quiet = settings.verbosity < 0
             denials = Denials(self._stderr, fd=private.denials, colour=self._colour, quiet=quiet, remedy=remedy)
             recorder = Recorder(writer, self.tally, denials, reads=policy.record == "all")
-            engine = self._engine(policy, plan, machine, ruleset, launched, recorder, state_dir)
+            engine = self._engine(policy, plan, machine, ruleset, launched, backend, recorder, state_dir)
             tree = Tree(engine, launched, policy.limits, recorder, self._stderr, group, output, self._line)
             if self._host is not None:
                 self._host.begins(self, engine, tree, launched.pid)
@@ -356,13 +360,20 @@ class Session:
         return signer(key)
 
     def _describe(
-        self, policy: Policy, machine: Machine, group: Subtree | None, missing: tuple[str, ...], *, isolated: bool
+        self,
+        policy: Policy,
+        machine: Machine,
+        group: Subtree | None,
+        missing: tuple[str, ...],
+        *,
+        isolated: bool,
+        backend: str,
     ) -> dict[str, object]:
         """The trace's header."""
         from agent_safety_layer.limits import holders
         from agent_safety_layer.trace.header import header
 
-        enforced = machine.enforced(policy, isolated=isolated)
+        enforced = machine.enforced(policy, backend, isolated=isolated)
         return header(
             run=self.run_id,
             name=self.settings.name,
@@ -372,7 +383,7 @@ class Session:
             policies=[*(layer.name for layer in self._given.layers), *self.settings.custom],
             policy_hash=self._given.sha256,
             mode=self._given.mode,
-            backend="notify",
+            backend=backend,
             enforced=dict((*enforced, *holders(policy.limits, group.holds if group else frozenset()))),
             not_enforced=missing,
         )
@@ -382,33 +393,60 @@ class Session:
     ) -> tuple[Launched, Output | None]:
         """The child, bounded, waiting for the word to go; and where its output passes through us to be counted."""
         from agent_safety_layer.limits import rlimits
-        from asl_hooks.launch import LaunchSpec, launch
+        from asl_hooks.launch import LaunchSpec, NoListenerError, launch
 
         limits = policy.limits
         output = self._output(limits)
         kernel = machine.kernel()
-        launched = launch(
-            LaunchSpec(
-                argv=self.settings.command,
-                environment=self._environment(policy, private),
-                filter=kernel.program(),
-                ruleset=ruleset.fd,
-                ruleset_log=ruleset.log,
-                limits=rlimits(limits),
-                stdio=tuple(output.given) if output else (),
-                closed=self._closed,
-                groups=group.enter if group else (),
-                kill_all=group.kill_all if group else -1,
-                folders=group.folders if group else (),
-                scratch=private.tmp,
-                keep=self._host.keep if self._host is not None else (),
-                call=self._host.call if self._host is not None else None,
-                network=self._guards_network(policy) and machine.isolates,
-                ipc=machine.isolates,
-                shared=partial(kernel.program, shares_ipc=True),
-            )
+        wanted = self.settings.backend
+        lost = "taken away" if "notify" in self.settings.without and wanted == "auto" else ""
+        traced = wanted == "ptrace" or bool(lost)
+        if traced and not machine.verifies_exec:
+            raise UnsupportedError(f"--backend {wanted}", "ptrace is not to be had here", "See asl doctor.")
+        spec = LaunchSpec(
+            argv=self.settings.command,
+            environment=self._environment(policy, private),
+            filter=kernel.program(traced=traced),
+            ruleset=ruleset.fd,
+            ruleset_log=ruleset.log,
+            limits=rlimits(limits),
+            stdio=tuple(output.given) if output else (),
+            closed=self._closed,
+            groups=group.enter if group else (),
+            kill_all=group.kill_all if group else -1,
+            folders=group.folders if group else (),
+            scratch=private.tmp,
+            keep=self._host.keep if self._host is not None else (),
+            call=self._host.call if self._host is not None else None,
+            network=self._guards_network(policy) and machine.isolates,
+            ipc=machine.isolates,
+            shared=partial(kernel.program, shares_ipc=True, traced=traced),
+            traced=traced,
         )
+        launched = None
+        try:
+            launched = launch(spec)
+        except NoListenerError as refused:
+            if wanted != "auto" or not machine.verifies_exec:
+                raise
+            lost = os.strerror(refused.errno)
+        if lost and self.settings.verbosity >= 0:
+            self._stderr.write(f"asl: no seccomp listener to be had here ({lost}); calls are intercepted with ptrace\n")
+        if launched is None:
+            shared = partial(kernel.program, shares_ipc=True, traced=True)
+            launched = launch(replace(spec, traced=True, filter=kernel.program(traced=True), shared=shared))
         return launched, output
+
+    def _backend(self, launched: Launched, machine: Machine) -> Backend:
+        """What intercepts the calls of the launched child."""
+        if launched.listener >= 0:
+            from asl_hooks.notify import Listener
+
+            return Listener(launched.listener)
+        from asl_hooks.tracer import Tracer, listener_above
+
+        asks = machine.kernel().asks(shares_ipc=not launched.ipc) if listener_above() else None
+        return Tracer(launched.pid, tells=self.settings.backend == "ptrace", asks=asks)
 
     def _engine(
         self,
@@ -417,6 +455,7 @@ class Session:
         machine: Machine,
         ruleset: Domain,
         launched: Launched,
+        backend: Backend,
         recorder: Recorder,
         state_dir: str,
     ) -> Engine:
@@ -424,7 +463,6 @@ class Session:
         from agent_safety_layer.engine.loop import Engine
         from agent_safety_layer.engine.view import View
         from agent_safety_layer.policy import Bounds
-        from asl_hooks.notify import Listener
 
         custom = self._host.custom() if self.settings.custom and self._host is not None else None
         view = View(
@@ -444,7 +482,7 @@ class Session:
             return Guarded(view, recorder, launched.network, engine.watch, custom)
 
         return Engine(
-            Listener(launched.listener),
+            backend,
             view,
             recorder,
             gate=lambda engine: self._gate(policy, engine, recorder, launched, state_dir),

@@ -17,7 +17,8 @@ _FAILED = Decision(ALLOW, "", "", "it failed by itself")
 
 def counted(decision: Decision, effective: str, result: str) -> Decision:
     """The decision that an event counts as having had. What went on and failed by itself was denied by nobody."""
-    return _FAILED if result and effective != BLOCK and decision.action in (BLOCK, ASK) else decision
+    failed = bool(result) and not result.isdigit()
+    return _FAILED if failed and effective != BLOCK and decision.action in (BLOCK, ASK) else decision
 
 
 class Slot:

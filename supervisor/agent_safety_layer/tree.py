@@ -288,7 +288,7 @@ class Tree:
                 self._status = status
             self._used = tuple(used)
         os.waitpid(launched.warden, 0)
-        warden.end_strays()
+        warden.end_strays(self._engine.collect)
         for fd in (launched.control, launched.status, launched.pidfd):
             os.close(fd)
         if self._output is not None:

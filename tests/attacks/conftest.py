@@ -12,6 +12,7 @@ import pytest
 
 from tests.attacks.bystander import Bystander
 from tests.attacks.scene import MARK, Scene
+from tests.requirements import BACKEND
 
 Build = Callable[[str], Path]
 _PREAMBLE = Path(__file__).parent / "attack.h"
@@ -46,15 +47,25 @@ def build(programs: Path) -> Build:
 
 
 # How much of it the kernel bounds: all that it can, no reads, nothing. Some tests add its first Landlock ABI, take
-# the namespaces away, or ask for no record of reads.
+# the namespaces away, or ask for no record of reads. A few are always made on the ptrace backend, too;
+# ASL_BACKEND=ptrace scripts/attack makes all of them there.
 KINDS = ("waved", "served", "landlock")
+TRACED = ("waved, traced", "served, traced")
+TRACED_MODULES = ("test_abi", "test_descriptors", "test_exec", "test_race_path", "test_unreadable_memory")
 
 
-@pytest.fixture(params=KINDS)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the traced kinds to the modules named above."""
+    items[:] = [item for item in items if ", traced" not in item.name or item.module.__name__.endswith(TRACED_MODULES)]
+
+
+@pytest.fixture(params=KINDS if BACKEND else KINDS + TRACED)
 def scene(request: pytest.FixtureRequest, tmp_path: Path, programs: Path) -> Iterator[Scene]:
-    kind = request.param
+    kind, traced = request.param.removesuffix(", traced"), request.param.endswith(", traced")
     without = kind if kind.startswith(("landlock", "userns")) else ""
     made = Scene(tmp_path, programs, served=kind == "served", without=without, unseen=kind == "unseen")
+    if traced:
+        made.backend = ("--backend=ptrace",)
     yield made
     made.close()
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import agent_safety_layer
 import asl_hooks
+from tests.requirements import BACKEND
 
 MARK = "f3a9-the-secret-that-must-not-get-out"
 INTACT = "as it was"
@@ -64,6 +65,7 @@ class Scene:
         if served:
             (self.ws / ".env").write_text(MARK)
         self.trace = base / "trace.jsonl"
+        self.backend = BACKEND
         self.process: subprocess.Popen[str] | None = None
 
     def reset(self) -> None:
@@ -109,7 +111,7 @@ class Scene:
     def command(self, argv: Sequence[object], *options: object, policy: Path | None = None) -> list[str]:
         """The command line that supervises *argv*."""
         chosen = ["-p", str(policy or self.policy()), "-o", str(self.trace), *map(str, options)]
-        return [sys.executable, "-c", _ENTRY, *chosen, "--", *map(str, argv)]
+        return [sys.executable, "-c", _ENTRY, *self.backend, *chosen, "--", *map(str, argv)]
 
     def free(self, *argv: object, timeout_s: float = 20, **more: str) -> subprocess.CompletedProcess[str]:
         """The positive control: the attack without a supervisor."""

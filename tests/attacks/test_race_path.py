@@ -68,7 +68,7 @@ int main(int argc, char **argv) {  // GOOD BAD NEW SECONDS [ACT]
 """
 
 
-@pytest.mark.parametrize("scene", ["waved", "served", "unseen", "landlock=1"], indirect=True)
+@pytest.mark.parametrize("scene", ["waved", "served", "unseen", "landlock=1", "served, traced"], indirect=True)
 def test_path_flipped_between_check_and_use(scene: Scene, build: Build) -> None:
     program = build(SOURCE)
     good, bad, new = scene.ws / "good", scene.victim, scene.outside / "new"

@@ -33,6 +33,33 @@ int main(int argc, char **argv) {
     return 0;
 }
 """
+MANY = r"""
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    long tracees = atol(argv[2]), calls = atol(argv[3]);
+    int gate[2];
+    char c;
+    if (pipe(gate)) return 1;
+    for (long n = 0; n < tracees; n++)
+        if (fork() == 0) {
+            close(gate[1]);
+            read(gate[0], &c, 1);  /* all begin at once */
+            for (long i = calls / tracees; i > 0; i--) {
+                int fd = open(argv[1], O_RDONLY);
+                if (fd < 0) _exit(1);
+                close(fd);
+            }
+            _exit(0);
+        }
+    close(gate[1]);
+    for (int status; wait(&status) > 0;)
+        if (status) return 1;
+    return 0;
+}
+"""
 EXECS = r"""
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -56,6 +83,7 @@ files:
   read: ["/"]
   write: ["${WORKSPACE}", "${TMP}"]
 """
+WITHOUT_LISTENER = "from agent_safety_layer.cli.supervise import main; main(frozenset({'notify'}))"
 SERVED = STATIC + '  block: ["${WORKSPACE}/**/*.blocked"]\n'
 
 
@@ -69,11 +97,15 @@ def seconds(command: list[str], folder: Path) -> float:
     return took
 
 
-def rounds(commands: dict[str, list[str]], folder: Path, count: int) -> dict[str, list[float]]:
-    """Seconds of each command in each round; one round first that is not counted."""
+def rounds(
+    commands: dict[str, list[str]], folder: Path, count: int, forget: Path | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each command in each round; one round first that is not counted. *forget* is removed before each."""
     times: dict[str, list[float]] = {name: [] for name in commands}
     for turn in range(count + 1):
         for name, command in commands.items():
+            if forget is not None:
+                forget.unlink(missing_ok=True)
             took = seconds(command, folder)
             if turn:
                 times[name].append(took)
@@ -165,6 +197,35 @@ def calls(folder: Path, count: int) -> None:
         print(f"  {name:<44} {statistics.median(taken) * 1e3:8.2f} ms  (from {min(taken) * 1e3:.2f})")
 
 
+def traced(folder: Path, count: int, calls: int) -> None:
+    """One stopped call on the ptrace backend, its result recorded, against strace with the same filter, by tracees."""
+    strace = shutil.which("strace")
+    if strace is None or shutil.which("cc") is None:
+        print("  needs strace and a C compiler")
+        return
+    work = [*program(folder, "many", MANY, ""), str(folder / "target")]
+    supervise = [str(Path(sys.executable).with_name("asl-supervise")), "-q", "-p", str(folder / "static.yaml")]
+    prefixes = {
+        "strace": [strace, "-f", "--seccomp-bpf", "-e", "trace=open,openat", "-o", str(folder / "strace")],
+        "results": [*supervise, "--backend=ptrace", "-o"],
+        "no results": [sys.executable, "-c", WITHOUT_LISTENER, *supervise[1:], "-o"],
+    }
+    for tracees in (1, 10, 100):
+        commands = {}
+        for name, prefix in prefixes.items():
+            for some in (calls, 0):
+                trace = [str(folder / "trace"), "--"] if name != "strace" else []
+                commands[f"{name} {some}"] = [*prefix, *trace, *work, str(tracees), str(some)]
+        times = rounds(commands, folder, count, forget=folder / "trace")
+        per_call = {
+            name: [(a - b) / calls for a, b in zip(times[f"{name} {calls}"], times[f"{name} 0"], strict=True)]
+            for name in prefixes
+        }
+        for name, taken in per_call.items():
+            under = f" {ratio(taken, per_call['strace'])}" if name != "strace" else ""
+            print(f"  {tracees:>4} tracees, {name:<20} {statistics.median(taken) * 1e6:8.1f} us a call{under}")
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -193,6 +254,8 @@ def main() -> None:
         opens(work, wanted.rounds, wanted.calls)
         print("\nfrom a warm Python process")
         calls(work, wanted.rounds * 3)
+        print(f"\nthe same {wanted.calls} times on the ptrace backend, by several processes, over strace")
+        traced(work, max(wanted.rounds // 2, 1), wanted.calls)
         print("\nfork, exec and exit of `true`, 200 times, its opens included; judged, and verified after the exec")
         execs(work, wanted.rounds, 200)
         supervise = [str(Path(sys.executable).with_name("asl-supervise"))]

@@ -180,7 +180,7 @@ def test_doctor():
 
 
 def test_doctor_fails_where_nothing_can_be_enforced():
-    script = "from agent_safety_layer.cli.doctor import doctor; doctor.main(obj=frozenset({'notify'}))"
+    script = "from agent_safety_layer.cli.doctor import doctor; doctor.main(obj=frozenset({'notify', 'ptrace'}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "will not start" in done.stdout

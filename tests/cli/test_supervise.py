@@ -14,6 +14,7 @@ import pytest
 
 from tests.kernel import runs
 from tests.kernel.supervised import OPEN, SUPERVISE, environment, run
+from tests.requirements import BACKEND
 
 pytestmark = pytest.mark.requires("notify", "landlock")
 
@@ -379,6 +380,7 @@ def test_a_supervisor_that_is_killed_takes_everything_along_and_says_so(shell: S
     assert first["type"] == "header"
 
 
+@pytest.mark.skipif(bool(BACKEND), reason="it is about a run without ptrace")
 def test_what_cannot_be_enforced_here_is_not_started(shell: Shell) -> None:
     shell.policy.write_text(OPEN + "\nexec: {block: [ls]}\n")
     words = ("-p", shell.policy, "touch", "it-ran")

@@ -26,6 +26,7 @@ from fnmatch import fnmatch
 
 import agent_safety_layer
 import asl_hooks
+from tests.requirements import BACKEND
 
 ROOTS = [str(pathlib.Path(package.__path__[0]).parent) for package in (agent_safety_layer, asl_hooks)]
 ENTRY = (
@@ -84,7 +85,7 @@ class Place:
 
     def supervised(self, argv: Sequence[object], options: Sequence[object] = ()) -> list[str]:
         """The command line that runs *argv* inside."""
-        chosen = ["-q", "-o", str(self.trace), *map(str, options)]
+        chosen = [*BACKEND, "-q", "-o", str(self.trace), *map(str, options)]
         if self.mode == "unseen":
             policy = self.base / "unseen.yaml"
             policy.write_text(UNSEEN)

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.requirements import BACKEND
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 HOSTILE = Path(__file__).with_name("hostile.py")
 
@@ -23,7 +25,7 @@ def command(*words: str | Path, without: str = "") -> list[str]:
     main = (
         f"from agent_safety_layer.cli.supervise import main; main(frozenset({without.split(',') if without else []}))"
     )
-    return [sys.executable, "-c", main, *map(str, words)]
+    return [sys.executable, "-c", main, *BACKEND, *map(str, words)]
 
 
 def marked(mark: str, *, ours: bool = True) -> list[int]:

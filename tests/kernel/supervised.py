@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.requirements import BACKEND
+
 ROOTS = [str(pathlib.Path(__file__).parents[2] / part) for part in ("supervisor", "hooks")]
-SUPERVISE = (sys.executable, "-m", "agent_safety_layer.cli.supervise")
+SUPERVISE = (sys.executable, "-m", "agent_safety_layer.cli.supervise", *BACKEND)
 
 # Reads everything, writes the workspace and its own tmp. Nothing has a hole, so the kernel bounds reads and changes.
 OPEN = """

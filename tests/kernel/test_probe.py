@@ -93,10 +93,12 @@ def test_verdicts():
     for name in FALLBACKS:
         assert verdict_on(without(name)) == FALLBACK
     assert verdict_on([Finding("landlock", "w", "ABI 4", True, "", 4)]) == FALLBACK
+    neither = [Finding(f.name, "w", "f", f.name not in ("notify", "ptrace"), "r", 7) for f in fine]
+    assert verdict_on(neither) == NONE
 
 
 def test_the_diagnosis_reads_well():
-    diagnosis = diagnose({"landlock", "notify"})
+    diagnosis = diagnose({"landlock", "notify", "ptrace"})
     assert diagnosis.verdict == NONE
     said = text(diagnosis)
     assert "-- landlock" in said

@@ -55,9 +55,18 @@ RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x08, 0x10
 # *at(2)
 AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = -100, 0x100, 0x200, 0x400, 0x1000
 # ptrace(2)
-PTRACE_CONT, PTRACE_DETACH, PTRACE_GETEVENTMSG, PTRACE_SEIZE = 7, 17, 0x4201, 0x4206
-PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP = 4, 128
-PTRACE_O_TRACEEXEC, PTRACE_O_EXITKILL = 1 << 4, 1 << 20
+PTRACE_POKEUSER, PTRACE_CONT, PTRACE_DETACH, PTRACE_SYSCALL = 6, 7, 17, 24
+PTRACE_GETEVENTMSG, PTRACE_GETREGSET, PTRACE_SETREGSET = 0x4201, 0x4204, 0x4205
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_LISTEN = 0x4206, 0x4207, 0x4208
+PTRACE_GETSIGMASK, PTRACE_SETSIGMASK, PTRACE_GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
+PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK, PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC = 1, 2, 3, 4
+PTRACE_EVENT_SECCOMP, PTRACE_EVENT_STOP = 7, 128
+PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEFORK, PTRACE_O_TRACEVFORK, PTRACE_O_TRACECLONE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+PTRACE_O_TRACEEXEC, PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 1 << 4, 1 << 7, 1 << 20
+PTRACE_SYSCALL_INFO_ENTRY, PTRACE_SYSCALL_INFO_EXIT, PTRACE_SYSCALL_INFO_SECCOMP = 1, 2, 3
+NT_PRSTATUS, NT_ARM_SYSTEM_CALL = 1, 0x404
+# wait(2)
+WCLONE = -0x80000000  # __WCLONE, as a C int
 WALL = 0x40000000
 
 prctl = bind("prctl", _long, _long, _long, _long, _long)
@@ -78,6 +87,8 @@ capget = bind("capget", _ptr, _ptr)
 capset = bind("capset", _ptr, _ptr)
 setgroups = bind("setgroups", _int, _ptr)
 unshare = bind("unshare", _long)
+signalfd4 = bind("signalfd4", _int, _ptr, _size, _int)
+tgkill = bind("tgkill", _int, _int, _int)
 tee = bind("tee", _int, _int, _size, ctypes.c_uint)
 utimensat = bind("utimensat", _int, _str, _str, _int)
 _openat2 = bind("openat2", _int, _str, _ptr, _size)

@@ -50,7 +50,7 @@ OPTIONS = (
     Option(("--trace-split",), "SIZE|DUR", "trace_split", "go on in another file when one is so large, or so old"),
     Option(("--report",), "FILE.json", "report", "write the result as JSON"),
     Option(("--name",), "NAME", "name", "a name for the run, in the trace and the report"),
-    Option(("--backend",), "NAME", "backend", "how calls are intercepted", ("auto", "notify")),
+    Option(("--backend",), "NAME", "backend", "how calls are intercepted", ("auto", "notify", "ptrace")),
     Option(("--best-effort",), "", "best_effort", "start even if a part of the policy cannot be enforced here"),
     Option(("-q", "--quiet"), "", "verbosity-", "print nothing but errors"),
     Option(("-v", "--verbose"), "", "verbosity+", "also print counts; on a terminal, how the run is going"),

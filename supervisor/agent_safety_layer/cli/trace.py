@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import click
@@ -29,12 +30,20 @@ def trace() -> None:
 @click.option("--kind", "kinds", multiple=True, help="Only events of this kind (file.read) or group (net). Repeatable.")
 @click.option("--action", "actions", multiple=True, help="Only events with this decision, or so answered. Repeatable.")
 @click.option("--pid", "pids", type=int, multiple=True, help="Only events of this process. Repeatable.")
+@click.option("--strace", "as_calls", is_flag=True, help="Print the calls as `strace -f -ttt -T` does.")
 @AS_JSON
 @COLOUR
 def show(
-    name: str, kinds: tuple[str, ...], actions: tuple[str, ...], pids: tuple[int, ...], as_json: bool, when: str
+    name: str,
+    kinds: tuple[str, ...],
+    actions: tuple[str, ...],
+    pids: tuple[int, ...],
+    as_calls: bool,
+    as_json: bool,
+    when: str,
 ) -> None:
     """Print a trace's events, one a line."""
+    from agent_safety_layer.trace.exports.strace import line as call
     from agent_safety_layer.trace.query import query as made
     from agent_safety_layer.trace.query import select
     from agent_safety_layer.trace.show import heading, row
@@ -43,15 +52,19 @@ def show(
         wanted = made(kinds=kinds, actions=actions, pids=pids)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if as_calls and as_json:
+        raise click.UsageError("--strace and --json exclude each other.")
     colour = not as_json and colour_wanted(when, sys.stdout.fileno())
+    text = partial(row, colour=colour) if not as_calls else call
+    plain = as_json or as_calls
     with opened(name) as reader:
-        if not as_json:
+        if not plain:
             click.echo(_title(reader.header))
             click.echo(paint(heading(), "dim", colour), color=True)
         for line in select(reader, wanted):
             if line.entry is not None:
-                sys.stdout.write(line.raw.decode() if as_json else row(line.entry, colour) + "\n")
-        if not as_json and reader.footer is not None:
+                sys.stdout.write(line.raw.decode() if as_json else text(line.entry) + "\n")
+        if not plain and reader.footer is not None:
             click.echo(_ending(reader.footer))
         tell_truncated(reader)
 

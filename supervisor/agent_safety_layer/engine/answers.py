@@ -71,6 +71,7 @@ class Answers:
         self._execs = execs
         self._gate = gate
         self._later = later
+        self._tells = backend.tells
         self._lenient = view.enforced is not view.policy  # some layer only observes
         self._stateful = view.policy.stateful
         self._kills = view.policy.on_violation == "kill"
@@ -195,12 +196,19 @@ class Answers:
         if operation.mutates:
             self._plans.epoch += 1
         event = operation.event
-        if not self._backend.proceed(stopped.call):
-            self._withdrawn(stopped, operation, decision)
-        elif event is not None:
-            body, slot = self._recorder.record(event, decision, effective, "", stopped.started)
+
+        def record(result: int | None) -> None:
+            if event is None:
+                return
+            body, slot = self._recorder.record(event, decision, effective, result_text(result), stopped.started)
             if self._answers_again(decision):
                 self._plans.keep(stopped.call, stopped.process, b"", body, slot)
+
+        told = record if self._tells and event is not None else None
+        if not self._backend.proceed(stopped.call, told):
+            self._withdrawn(stopped, operation, decision)
+        elif told is None:
+            record(None)
 
     def _withdrawn(self, stopped: Stopped, operation: Operation, decision: Decision) -> None:
         """Nobody waits for the answer any more. Rules with ``after`` look back on what was judged: it is recorded."""
@@ -230,23 +238,33 @@ class Answers:
         result: int | Injected,
         errno: int,
     ) -> None:
-        backend, call = self._backend, stopped.call
+        backend, call, event = self._backend, stopped.call, operation.event
+
+        def record(returned: int | None) -> None:
+            if event is None:
+                return
+            said = errno_name(errno) or result_text(returned)
+            body, slot = self._recorder.record(event, decision, effective, said, stopped.started)
+            if operation.reopen and not errno and self._answers_again(decision):
+                self._plans.keep(call, stopped.process, operation.reopen, body, slot)
+
+        told = self._tells and not errno
         if errno:
             done = backend.fail(call, errno)
         elif isinstance(result, Injected):
-            done = backend.inject(call, result.fd, result.cloexec)
+            done = backend.inject(call, result.fd, result.cloexec, record if told else None)
             os.close(result.fd)
         else:
             done = backend.give(call, result)
+            if told and done:
+                record(result)
         operation.close()
         if operation.mutates:
             self._plans.epoch += 1
         if not done:
             self._withdrawn(stopped, operation, decision)
-        elif operation.event is not None:
-            body, slot = self._recorder.record(operation.event, decision, effective, errno_name(errno), stopped.started)
-            if operation.reopen and not errno and self._answers_again(decision):
-                self._plans.keep(call, stopped.process, operation.reopen, body, slot)
+        elif not told:
+            record(None)
 
 
 def _attempt(operation: Operation) -> tuple[int | Injected, int]:
@@ -263,7 +281,14 @@ def _attempt(operation: Operation) -> tuple[int | Injected, int]:
         return 0, EINVAL
 
 
-_errno_names: dict[int, str] = {0: ""}
+def result_text(result: int | None) -> str:
+    """What a call returned, as a trace has it: the number, an errno name, nothing for what nobody saw."""
+    if result is None:
+        return ""
+    return errno_name(-result) if -4096 < result < 0 else str(result)
+
+
+_errno_names: dict[int, str] = {0: "", 512: "ERESTARTSYS"}
 
 
 def errno_name(errno: int) -> str:

@@ -17,6 +17,7 @@ import stat
 from errno import EACCES, ELOOP, ENOENT, ESRCH
 from time import time
 
+from agent_safety_layer.engine.answers import result_text
 from agent_safety_layer.engine.objects import signed
 from agent_safety_layer.engine.operation import Operation
 from agent_safety_layer.events import ALLOW, ASK, BLOCK, RANK, Decision, Event, text_of
@@ -184,7 +185,7 @@ class ExecCheck:
             self._deny(stopped, event, "it lies outside of what the kernel was told at the start may be executed")
             return
         if self._verify:
-            if call.tid not in self._seized:
+            if call.tid not in self._seized and not self._backend.traces:
                 try:
                     ptrace.seize(call.tid)
                 except OSError as error:
@@ -195,10 +196,15 @@ class ExecCheck:
                         self._deny(stopped, event, f"it could not be traced to be verified: {error.strerror}")
                     return
             self._seized[call.tid] = (process.pid, judged, shown)
-        if self._backend.proceed(call):
-            self._recorder.record(event, decision, effective, "", stopped.started)
-        else:
+
+        def record(result: int | None) -> None:
+            self._recorder.record(event, decision, effective, result_text(result), stopped.started)
+
+        told = record if self._backend.tells else None
+        if not self._backend.proceed(call, told):
             self._withdrawn(stopped, event, decision)
+        elif told is None:
+            record(None)
 
     def _withdrawn(self, stopped: Stopped, event: Event, decision: Decision) -> None:
         if self._view.policy.stateful:  # see ``answers``
@@ -208,16 +214,27 @@ class ExecCheck:
         self._backend.fail(stopped.call, EACCES)
         self._recorder.record(event, Decision(BLOCK, "exec", "", reason), BLOCK, "EACCES", stopped.started)
 
+    def became(self, tid: int, pid: int) -> bool:
+        """Whether what process *pid* has become by an exec of its thread *tid* may run. For a backend that traces."""
+        _, judged, shown = self._seized.pop(tid, (pid, (), ()))
+        return bool(judged) and self._may_run(pid, judged, shown)
+
     def stops(self) -> None:
         """Look at the threads that were seized; SIGCHLD says when."""
+        if self._backend.traces:
+            return
         for stop in ptrace.stops({tid: pid for tid, (pid, *_) in self._seized.items()}):
             _, judged, shown = self._seized.pop(stop.tid)
             if stop.exec:
-                self._check(stop.stopped, judged, shown)
+                if self._may_run(stop.stopped, judged, shown):
+                    ptrace.detach(stop.stopped)
+                else:
+                    self._kill(stop.stopped)
             elif not stop.gone:
                 ptrace.detach(stop.stopped, stop.signal)
 
-    def _check(self, pid: int, judged: tuple[Event, ...], shown: _Looks) -> None:
+    def _may_run(self, pid: int, judged: tuple[Event, ...], shown: _Looks) -> bool:
+        """Whether what runs in *pid* now is what was judged, or may run as well; what it is, is recorded."""
         started = time()
         process = self._view.processes.get(pid)
         try:
@@ -227,8 +244,8 @@ class ExecCheck:
         except OSError as error:
             self._view.advance(judged[0], self._view.decide(judged[0]))
             decision = Decision(BLOCK, "exec", "", f"what really runs could not be read: {error.strerror}")
-            self._kill(pid, judged[0], decision, started)
-            return
+            self._recorder.record(judged[0], decision, BLOCK, "SIGKILL", started)
+            return False
         decision = self._view.decide(actual)
         enforced = self._view.decide_enforced(actual).action
         if actual is not judged[0]:
@@ -236,15 +253,16 @@ class ExecCheck:
         foreign = not any(actual is event for event in judged)
         changed = shown and (shown != _looks(judged) or _look(f"/proc/{pid}/exe") not in shown)
         if changed:
-            self._kill(pid, actual, Decision(BLOCK, "exec", "", "it has changed since a person allowed it"), started)
-            return
+            decision = Decision(BLOCK, "exec", "", "it has changed since a person allowed it")
+            self._recorder.record(actual, decision, BLOCK, "SIGKILL", started)
+            return False
         if foreign and self._custom is not None and self._custom.binding:
             reason = "what really runs is not what the Python policies were asked about"
-            self._kill(pid, actual, Decision(BLOCK, "exec", "", reason), started)
-            return
+            self._recorder.record(actual, Decision(BLOCK, "exec", "", reason), BLOCK, "SIGKILL", started)
+            return False
         if foreign and enforced in (BLOCK, ASK):
-            self._kill(pid, actual, decision, started)
-            return
+            self._recorder.record(actual, decision, BLOCK, "SIGKILL", started)
+            return False
         if actual is not judged[0]:
             if enforced in (BLOCK, ASK):
                 enforced = ALLOW  # asked about, or observed only, as a part of the call
@@ -253,15 +271,14 @@ class ExecCheck:
         if len(shown) > 1:
             looks = zip(judged, shown, strict=True)
             self._scripts[pid] = {event.path: look for event, look in looks if event is not actual}
-        ptrace.detach(pid)
+        return True
 
-    def _kill(self, pid: int, event: Event, decision: Decision, started: float) -> None:
+    def _kill(self, pid: int) -> None:
         try:
             os.kill(pid, _signal.SIGKILL)
         except ProcessLookupError:
             pass
         self._seized[pid] = (pid, (), ())  # its end is told to its tracer first: ``stops`` hands it on to its parent
-        self._recorder.record(event, decision, BLOCK, "SIGKILL", started)
 
 
 def _looks(judged: tuple[Event, ...]) -> _Looks:

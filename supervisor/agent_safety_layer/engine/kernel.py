@@ -7,6 +7,8 @@ from asl_hooks._abi.constants import SECCOMP_RET_ERRNO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asl_hooks.backend import Call
     from asl_hooks.bpf import Filter
 
@@ -37,7 +39,8 @@ NOTIFIED = (
 )
 
 
-_programs: dict[tuple[frozenset[str], bool], bytes] = {}  # a process that forks supervisors assembles them once
+# A process that forks supervisors assembles them once.
+_programs: dict[tuple[frozenset[str], bool, bool, bool], bytes] = {}
 
 
 class Kernel:
@@ -61,15 +64,31 @@ class Kernel:
         self.bounds_truncate = bounds_truncate
         self._silent: Filter | None = None
 
-    def program(self, *, shares_ipc: bool = False) -> bytes:
-        """The seccomp program to install. ``shares_ipc``: in a tree that has no IPC namespace of its own."""
-        notified = self.notified.union(IPC_TAGS) if shares_ipc else self.notified
-        made = _programs.get((notified, self.bounds_reads))
+    def program(self, *, shares_ipc: bool = False, traced: bool = False) -> bytes:
+        """The seccomp program to install: what it asks about, it asks a listener, or with *traced* a tracer.
+
+        ``shares_ipc``: in a tree that has no IPC namespace of its own.
+        """
+        key = (self.notified, shares_ipc, self.bounds_reads, traced)
+        made = _programs.get(key)
         if made is None:
-            arch, reads = syscalls.native_arch(), not self.bounds_reads
-            made = bpf.assemble(filters.build(arch, notified, report=True, keep_dumpable=True, reads=reads))
-            _programs[notified, self.bounds_reads] = made
+            made = _programs[key] = bpf.assemble(self._asking(bpf.trace() if traced else bpf.NOTIFY, shares_ipc))
         return made
+
+    def asks(self, *, shares_ipc: bool) -> Callable[[int, tuple[int, ...]], bool]:
+        """What tells of a call whether ``program`` asks about it."""
+        rules = self._asking(bpf.NOTIFY, shares_ipc).by_number()
+
+        def asks(nr: int, args: tuple[int, ...]) -> bool:
+            found = rules.get(nr, ())
+            return next((r.verdict for r in found if all(c.holds(args) for c in r.when)), bpf.ALLOW) == bpf.NOTIFY
+
+        return asks
+
+    def _asking(self, ask: int, shares_ipc: bool) -> Filter:
+        notified = self.notified.union(IPC_TAGS) if shares_ipc else self.notified
+        arch, reads = syscalls.native_arch(), not self.bounds_reads
+        return filters.build(arch, notified, ask=ask, report=True, keep_dumpable=True, reads=reads)
 
     def refusal(self, call: Call) -> int:
         """The errno with which *call* is refused whatever the policy says; 0 when it is not."""

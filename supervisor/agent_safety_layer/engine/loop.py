@@ -18,7 +18,7 @@ from _collections import deque
 from errno import EACCES, EAGAIN, EPERM
 from time import time
 
-from agent_safety_layer.engine.answers import ALLOWED, Answers, Stopped, errno_name
+from agent_safety_layer.engine.answers import ALLOWED, Answers, Stopped, errno_name, result_text
 from agent_safety_layer.engine.describers import Describers
 from agent_safety_layer.engine.execs import ExecCheck
 from agent_safety_layer.engine.plans import Plans, open_again
@@ -70,6 +70,7 @@ class Engine:
         custom: Custom | None = None,
     ) -> None:
         self._backend = backend
+        self._tells = backend.tells
         self._view = view
         self._recorder = recorder
         self._refused_in_part = {syscalls.number(name, syscalls.native_arch()) for name in filters.conditional()}
@@ -84,6 +85,7 @@ class Engine:
         self._watched: dict[int, Callable[[], None]] = {}
         self._plans = Plans()
         self._execs = ExecCheck(backend, view, recorder, verify=verify_exec, custom=custom)
+        backend.follow(self._execs.became, self._exited)
         self.gate = gate(self)
         self.answers = Answers(backend, view, recorder, self._plans, self._execs, self.gate, self.later, custom)
         self._next_epoch = 0.0
@@ -129,11 +131,14 @@ class Engine:
         """Wait at most *timeout_s* (for ever when negative) and handle what is there, for at most ``_TURN_S`` while
         calls keep coming. Watched descriptors that are ready come back. Raises ``Exited`` once no tracee is left.
         """
-        listener = self._backend.fileno()
+        backend = self._backend
+        listener = backend.fileno()
         poll, serve = self._poll.poll, self._serve
         until = 0.0
         while True:
-            ready = poll(timeout_s)
+            ready = poll(0 if backend.pending else timeout_s)
+            if not ready and backend.pending:
+                ready = [(listener, select.EPOLLIN)]
             if len(ready) != 1 or ready[0][0] != listener or ready[0][1] != select.EPOLLIN:
                 return self._handle(ready, listener)
             now = serve()
@@ -158,7 +163,7 @@ class Engine:
                     others += self._readable(fd)
                 else:
                     self._gone(process)
-        if calls & select.EPOLLIN:
+        if calls & select.EPOLLIN or self._backend.pending:
             self._serve()
         elif calls & (select.EPOLLHUP | select.EPOLLERR):
             self._poll.unregister(listener)
@@ -189,6 +194,7 @@ class Engine:
         for number in set(numbers):
             if number == _signal.SIGCHLD:
                 self._execs.stops()
+                self._backend.child()
             elif number not in (0, _signal.SIGALRM):
                 self.on_signal(number)
         while self._ready:
@@ -201,6 +207,7 @@ class Engine:
     def collect(self) -> None:
         """Take what has become of traced threads: one that was killed is not gone for its parent before that."""
         self._execs.stops()
+        self._backend.collect()
 
     def later(self, action: Callable[[], None]) -> None:
         """Have the loop call *action*; the one thing here that other threads may call."""
@@ -209,6 +216,11 @@ class Engine:
             os.write(self._wake_w, b"\0")
         except BlockingIOError:
             pass  # it is awake
+
+    def _exited(self, tid: int) -> None:
+        process = self._view.processes.get(tid)
+        if process is not None and process.pid == tid:
+            self._gone(process)
 
     def _gone(self, process: Process) -> None:
         self.on_gone(process)  # first of all: there is a race for it
@@ -253,16 +265,23 @@ class Engine:
         plan = self._plans.find(call, process, shape)
         if plan is None:
             return False
+        told = None
+        if self._tells:
+            body, slot, repeat = plan.body, plan.slot, self._recorder.repeat
+
+            def told(result: int | None) -> None:
+                repeat(body, slot, started, result_text(result))
+
         if plan.reopen:
             flags = call.args[shape[2]]
             fd = open_again(plan.reopen, flags)
             if fd < 0:
                 return False
-            done = self._backend.inject(call, fd, bool(flags & os.O_CLOEXEC))
+            done = self._backend.inject(call, fd, bool(flags & os.O_CLOEXEC), told)
             os.close(fd)
         else:
-            done = self._backend.proceed(call)
-        if done:
+            done = self._backend.proceed(call, told)
+        if done and told is None:
             self._recorder.repeat(plan.body, plan.slot, started)
         return True
 

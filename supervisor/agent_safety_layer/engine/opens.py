@@ -100,11 +100,14 @@ class Opens:
                 return Operation(None, failing(found.errno), bounded=True, fds=(found.fd,))
             kind = self._open_kind(found, flags)
             judged = self._objects.name_judged(found)
-            event = self._objects.event(kind, call, process, judged, path, flags=flags_text(flags))
+            made = mode if flags & (os.O_CREAT | _TMPFILE) else -1
+            event = self._objects.event(kind, call, process, judged, path, flags=flags_text(flags), mode=made)
             writes = kind not in ("file.read", "file.list")
             bounded = context.writes_bounded(canonical) if writes else context.reads_bounded(canonical)
             if writes and (flags & _ACCESS == os.O_RDWR or not in_register):
                 bounded = bounded and context.reads_bounded(canonical)
+            if canonical.startswith("/proc/") and canonical.endswith("/fd"):
+                bounded = False  # what a backend needs there for itself, it can hide only from what it opens
             if flags & os.O_TRUNC and flags & _ACCESS == os.O_RDONLY:
                 bounded = bounded and context.bounds_truncate
             if found.fd < 0 and not (found.creatable and flags & os.O_CREAT):

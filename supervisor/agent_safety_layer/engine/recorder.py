@@ -44,13 +44,17 @@ class Recorder:
         started: float,
         answer: Answer | None = None,
     ) -> tuple[bytes, Slot]:
-        """Record an event; its line's body and count come back, for ``repeat``. ``answer`` is what a person said."""
+        """Record an event; its line's body and count come back, for ``repeat``. ``answer`` is what a person said.
+
+        *result* is an errno's name, a number that the call returned, or nothing; the number is not in the body.
+        """
         if event.kind in self._unwanted and effective == ALLOW == decision.action:
             return b"", _NOWHERE
         if answer is not None:
             event = replace(event, detail=f"{event.detail}; {answer.by}" if event.detail else answer.by)
-        body = encode(event, decision, effective, result)
-        self._writer.add(body, started, int((time() - started) * 1e6))
+        number = result.isdigit()
+        body = encode(event, decision, effective, "" if number else result)
+        self._writer.add(_returning(body, result) if number else body, started, int((time() - started) * 1e6))
         decision = counted(decision, effective, result)
         slot = self._tally.add(event, decision, effective)
         if effective not in (ALLOW, AUDIT) or effective != decision.action:
@@ -59,10 +63,12 @@ class Recorder:
             self.listener(event, decision, effective, result)
         return body, slot
 
-    def repeat(self, body: bytes, slot: Slot, started: float) -> None:
-        """Record the same again, at another time."""
+    def repeat(self, body: bytes, slot: Slot, started: float, result: str = "") -> None:
+        """Record the same again, at another time; *result* is what it returned this time, if somebody saw that."""
         if not body:
             return
+        if result:
+            body = _returning(body, result)
         self._writer.add(body, started, int((time() - started) * 1e6))
         slot.n += 1
 
@@ -89,3 +95,8 @@ class Recorder:
     def flush(self) -> None:
         """Bring what is pending into the file."""
         self._writer.flush()
+
+
+def _returning(body: bytes, result: str) -> bytes:
+    """The body of an event, with what the call returned."""
+    return b'%b,"result":"%b"}\n' % (body[:-2], result.encode())

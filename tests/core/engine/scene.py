@@ -37,6 +37,9 @@ class FakeBackend:
     """Answers are noted; an injected descriptor is kept, as the tracee would get it."""
 
     name: str = "fake"
+    traces: bool = False
+    tells: bool = False
+    pending: bool = False
     answers: list[tuple[Any, ...]] = field(default_factory=list)
     injected: list[int] = field(default_factory=list)
     alive: bool = True
@@ -57,7 +60,16 @@ class FakeBackend:
         self.answers.append(answer)
         return self.alive
 
-    def proceed(self, call: Call) -> bool:
+    def follow(self, became: object, exited: object) -> None:
+        return
+
+    def child(self) -> None:
+        return
+
+    def collect(self) -> None:
+        return
+
+    def proceed(self, call: Call, told: object = None) -> bool:
         return self._note("proceed")
 
     def fail(self, call: Call, errno: int) -> bool:
@@ -66,7 +78,7 @@ class FakeBackend:
     def give(self, call: Call, result: int) -> bool:
         return self._note("give", result)
 
-    def inject(self, call: Call, fd: int, cloexec: bool) -> bool:
+    def inject(self, call: Call, fd: int, cloexec: bool, told: object = None) -> bool:
         if self.alive:
             self.injected.append(os.dup(fd))
         return self._note("inject", cloexec)

@@ -114,8 +114,8 @@ def test_strace_text_is_one_safe_line_for_each_event(path):
     assert len(lines) == len(entries(path))
     assert all(line.isascii() and line.isprintable() for line in lines)
     assert lines[0] == '10 1700000000.000000 execve("/usr/bin/git", ["git", "a b"]) = 3 <0.000025>'
-    assert lines[1] == '12 1700000000.010000 openat("/etc/hosts", O_RDONLY|O_CLOEXEC) = 3 <0.000025>'
-    assert lines[2].split(" ", 2)[2] == 'openat("/w/new", O_CREAT, 0644) = 3 <0.000025>'
+    assert lines[1] == '12 1700000000.010000 openat(AT_FDCWD, "/etc/hosts", O_RDONLY|O_CLOEXEC) = 3 <0.000025>'
+    assert lines[2].split(" ", 2)[2] == 'openat(AT_FDCWD, "/w/new", O_CREAT, 0644) = 3 <0.000025>'
     assert "= -1 EACCES (Permission denied)" in lines[4]
     assert 'connect({sa_family=AF_INET6, sin6_port=htons(80), sin6_addr=inet_addr("::1")})' in lines[6]
     assert "kill(10, SIGKILL)" in lines[10]
