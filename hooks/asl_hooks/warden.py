@@ -195,11 +195,15 @@ def run(
     reported = False
     while True:
         while pid := _ended():
-            own = _own(pid) if pid == child and not reported else ()
+            if pid != child or reported:
+                os.wait4(pid, 0)
+                continue
+            reported = True
+            cpu_s, before = _cpu_of(pid), _transferred()
             _, wait_status, usage = os.wait4(pid, 0)
-            if own:
-                reported = True
-                _tell(status, wait_status, pid, own[0], own[1], usage.ru_maxrss * 1024, own[2], own[3])
+            # What the dead transferred only root may ask; the kernel has just added it to ours.
+            read, written = (now - then for now, then in zip(_transferred(), before, strict=True))
+            _tell(status, wait_status, pid, *cpu_s, usage.ru_maxrss * 1024, max(read, 0), max(written, 0))
         ready = [fd for fd, _ in poll.poll()]
         if supervisor in ready or control in ready:
             orphaned = supervisor in ready or not os.read(control, 1)
@@ -247,11 +251,11 @@ def _ended() -> int:
     return found.si_pid if found is not None else 0
 
 
-def _own(pid: int) -> tuple[float, float, int, int]:
+def _cpu_of(pid: int) -> tuple[float, float]:
     try:
-        return *cpu_times(pid), *transferred(pid)
+        return cpu_times(pid)
     except OSError:
-        return 0.0, 0.0, 0, 0
+        return 0.0, 0.0
 
 
 def cpu_times(pid: int) -> tuple[float, float]:

@@ -159,8 +159,14 @@ class Tree:
             return
         status, pid, *used = warden.STATUS.unpack(data)
         if pid:
-            self._status = status
+            self._told_of(status, pid, used)
         self._used = tuple(used)
+
+    def _told_of(self, status: int, pid: int, used: list[float]) -> None:
+        """The warden has told how the child ended and what it had used."""
+        self._status = status
+        user_s, system_s, _, read, written = used
+        self._accounts.last(pid, (user_s, system_s), int(read), int(written))
 
     def signal(self, number: int) -> None:
         """Send the child a signal."""
@@ -285,7 +291,7 @@ class Tree:
                 break
             status, pid, *used = warden.STATUS.unpack(data)
             if pid and self._status is None:
-                self._status = status
+                self._told_of(status, pid, used)
             self._used = tuple(used)
         os.waitpid(launched.warden, 0)
         warden.end_strays(self._engine.collect)
