@@ -252,10 +252,10 @@ def main() -> None:
         print(f"\nopen and close of one file, {wanted.calls} times, recorded in the trace")
         print("  bounded: the kernel confines it, waved through; served: opened by the supervisor")
         opens(work, wanted.rounds, wanted.calls)
-        print("\nfrom a warm Python process")
-        calls(work, wanted.rounds * 3)
         print(f"\nthe same {wanted.calls} times on the ptrace backend, by several processes, over strace")
         traced(work, max(wanted.rounds // 2, 1), wanted.calls)
+        print("\nfrom a warm Python process")
+        calls(work, wanted.rounds * 3)
         print("\nfork, exec and exit of `true`, 200 times, its opens included; judged, and verified after the exec")
         execs(work, wanted.rounds, 200)
         supervise = [str(Path(sys.executable).with_name("asl-supervise"))]

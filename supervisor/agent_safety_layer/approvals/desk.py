@@ -212,10 +212,13 @@ def lineage_of(pid: int, warden: int) -> list[dict[str, Any]]:
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = tuple(text_of(word) for word in file.read(4096).split(b"\0")[:-1][:64])
-            exe = text_of(os.readlink(b"/proc/%d/exe" % pid))
             parent = int(read_status(pid)[b"PPid"])
         except (OSError, KeyError):
             break
+        try:
+            exe = text_of(os.readlink(b"/proc/%d/exe" % pid))
+        except OSError:  # somebody else's process: who it is may be asked, what it runs may not
+            exe = ""
         found.append({"pid": pid, "exe": exe, "argv": list(redact.arguments(words))})
         pid = parent
     return found
