@@ -11,6 +11,8 @@ import os
 
 from agent_safety_layer.state import make_private
 
+_MAKING = "."
+
 
 class Bell:
     """One FIFO, held open. ``fileno`` polls readable once it was rung."""
@@ -19,13 +21,12 @@ class Bell:
         make_private(folder)
         self.name = name or os.urandom(8).hex()
         self._path = os.path.join(folder, self.name)
-        try:
-            os.mkfifo(self._path, 0o600)
-        except FileExistsError:  # of the same name: left over from somebody who died
-            if not name:
-                raise
+        # Whoever rings removes a bell that nobody holds, so it gets its name when we do.
+        making = os.path.join(folder, f"{_MAKING}{os.urandom(8).hex()}")
+        os.mkfifo(making, 0o600)
         # For both directions, so that the end of one who rings is not the end of the FIFO.
-        self._fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._fd = os.open(making, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        os.rename(making, self._path)
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -66,6 +67,8 @@ def ring(folder: str) -> None:
     except FileNotFoundError:
         return
     for name in names:
+        if name.startswith(_MAKING):
+            continue
         path = os.path.join(folder, name)
         try:
             fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
