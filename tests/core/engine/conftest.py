@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ def workspace(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathli
 @pytest.fixture
 def scenes(workspace: pathlib.Path) -> Iterator[Callable[..., Scene]]:
     """Makes scenes; checks that nothing that was described has leaked a descriptor."""
+    gc.collect()  # what earlier tests left open is closed before it is counted
     before = descriptors()
     made = []
 
