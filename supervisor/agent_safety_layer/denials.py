@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+from agent_safety_layer.engine.gate import UNASKED
 from agent_safety_layer.events import BLOCK, WARN
 from agent_safety_layer.terminal import paint, visible
 from agent_safety_layer.trace.encode import dumps
 from agent_safety_layer.wording import object_of, remedy_of
+from asl_hooks.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class Denials:
             return
         if int(now) != self._second:
             self.tick(now)
-        if self._shown >= PER_SECOND or not self._stderr.write(self._line(event, decision, effective)):
+        if self._shown >= PER_SECOND or not self._stderr.write(self._line(event, decision, effective, answer)):
             self._more += 1
         else:
             if len(self._told) >= _TOLD:
@@ -76,8 +78,11 @@ class Denials:
             self._told.add(told)
         self._shown += 1
 
-    def _line(self, event: Event, decision: Decision, effective: str) -> str:
+    def _line(self, event: Event, decision: Decision, effective: str, answer: Answer | None) -> str:
         remedy = self._remedy(event, decision) if effective == BLOCK else ""
+        if answer is not None and answer.by not in ("", UNASKED):
+            decision = replace(decision, reason=f"{decision.reason}: {answer.by}")
+            remedy = ""
         return line(event, decision, effective, remedy, self._colour)
 
     def tick(self, now: float) -> None:

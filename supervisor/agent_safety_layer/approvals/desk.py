@@ -1,6 +1,7 @@
 """The run's side of approvals: which questions are open, who waits for them, and what was answered before.
 
 ask ─┬─ allowed for always, or answered for the run ──► at once
+     ├─ this process was just told no ────────────────► at once
      ├─ the same question is open ────────────────────► waits for its answer
      └─ new ──► approval.asked ──► clerk ──► queue ──► whoever answers
                                                          │
@@ -10,7 +11,7 @@ each call that waits  ◄── approval.answered ◄── later ◄──┘
 from __future__ import annotations
 
 import os
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from agent_safety_layer.approval import ApprovalStatus
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from agent_safety_layer.events import Event
 
 MOST = 10_000  # questions open at once; a tree that asks more is refused unasked
+AGAIN_S = 2.0  # within this the same process hears the same no: a shell tries each folder of PATH, a loop would nag
+_NOES = 1000
 
 
 @value
@@ -84,6 +87,7 @@ class Desk:
         self._later = later
         self._overlay = overlays.Overlay(run.overlay)
         self._known: dict[tuple[object, ...], Answer] = {}
+        self._noes: dict[tuple[object, ...], tuple[Answer, float]] = {}
         self._open: dict[tuple[object, ...], _Open] = {}
         self._by_id: dict[str, _Open] = {}
         self._by_pid: dict[int, set[str]] = {}
@@ -100,6 +104,9 @@ class Desk:
             answered(Answer(True, f"allowed for always ({where})"))
             return
         key = (*key, event.exe, decision.rule, decision.where)
+        if (answer := self._just_refused((*key, event.pid))) is not None:
+            answered(answer)
+            return
         pending = self._open.get(key)
         if pending is None:
             if len(self._open) >= MOST:
@@ -108,6 +115,14 @@ class Desk:
             pending = self._put(key, event, decision)
         pending.waiting.append((event.pid, answered))
         self._by_pid.setdefault(event.pid, set()).add(pending.id)
+
+    def _just_refused(self, key: tuple[object, ...]) -> Answer | None:
+        answer, until = self._noes.get(key, (None, 0.0))
+        now = monotonic()
+        if answer is None or now >= until:
+            return None
+        self._noes[key] = answer, now + AGAIN_S
+        return answer
 
     def _put(self, key: tuple[object, ...], event: Event, decision: Decision) -> _Open:
         run = self._run
@@ -164,9 +179,14 @@ class Desk:
     def _end(self, pending: _Open, answer: Answer) -> None:
         self._forget(pending)
         self._record("approval.answered", pending, answer.by, len(pending.waiting))
+        until = monotonic() + AGAIN_S
         for pid, answered in pending.waiting:
             self._by_pid.get(pid, set()).discard(pending.id)
+            if not answer.allowed:
+                self._noes[(*pending.key, pid)] = answer, until
             answered(answer)
+        while len(self._noes) > _NOES:
+            del self._noes[next(iter(self._noes))]
 
     def _forget(self, pending: _Open) -> None:
         del self._open[pending.key], self._by_id[pending.id]

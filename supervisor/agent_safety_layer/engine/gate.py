@@ -22,6 +22,9 @@ else:
     Protocol = object
 
 
+UNASKED = "nobody was asked (--approve deny)"
+
+
 @value
 class Answer:
     """What came of a question: ``by`` is who answered, or why nobody did; ``message`` is for the agent."""
@@ -47,7 +50,7 @@ class Gate(Protocol):
 class Nobody:
     """A gate that says no at once, but to what a person has allowed for always in the file *overlay*."""
 
-    def __init__(self, why: str = "nobody was asked (--approve deny)", overlay: str = "") -> None:
+    def __init__(self, why: str = UNASKED, overlay: str = "") -> None:
         self._why = why
         self._path = overlay
         self._overlay: Overlay | None = None

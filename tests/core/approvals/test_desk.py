@@ -157,6 +157,24 @@ def test_an_answer_goes_as_far_as_it_says(asked: Asked) -> None:
     assert asked.queue.get_pending() == []
 
 
+def test_the_same_process_is_not_asked_about_twice_at_once(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell that is refused one folder's program goes on with the next folder of PATH, which may be the same."""
+    asked.scene.ask()
+    asked.answer(False, message="no need")
+    asked.scene.ask()
+    assert [(answer.allowed, answer.message) for answer in asked.scene.answers] == [(False, "no need")] * 2
+    assert asked.queue.get_pending() == []
+    asked.scene.ask(replace(READ, pid=8))
+    (other,) = asked.pending()
+    assert asked.queue.respond(ApprovalResponse(other.id, True, "sam"))
+    asked.scene.turn()
+    monkeypatch.setattr("agent_safety_layer.approvals.desk.AGAIN_S", -1.0)
+    asked.scene.ask()  # hears no once more, and that was the last time
+    assert [answer.allowed for answer in asked.scene.answers[2:]] == [True, False]
+    asked.scene.ask()
+    assert len(asked.pending()) == 1
+
+
 def test_always_is_written_down_and_holds_in_the_next_run(asked: Asked, tmp_path: Path) -> None:
     asked.scene.ask()
     line = asked.pending()[0].metadata["always"]["line"]
