@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import approvals
 import processes
 import traces
 
@@ -259,6 +260,8 @@ def main() -> None:
         print("\nfork, exec and exit of `true`, 200 times, its opens included; judged, and verified after the exec")
         execs(work, wanted.rounds, 200)
         supervise = [str(Path(sys.executable).with_name("asl-supervise"))]
+        print("\nasking a person")
+        approvals.tell(supervise, work, 50, 1000)
         print("\nthe trace of a run")
         traces.cost(supervise, work)
         print("\nreading a large trace")
