@@ -80,6 +80,8 @@ def locate(
         except OSError as error:
             if error.errno not in (ENOENT, ELOOP):
                 return Located(os.path.normpath(path), -1, error.errno or EINVAL)
+            if error.errno == ENOENT and (missing := _missing(path)):
+                return Located(missing, -1, ENOENT, True)
         else:
             name = name_of(fd)
             if not name.startswith(b"/proc/"):
@@ -89,6 +91,29 @@ def locate(
                 return Located(name, fd)
             os.close(fd)
     return _walk(path, pid, tid, follow, may_follow)
+
+
+def _missing(path: bytes) -> bytes:
+    """The canonical name of what only lacks its last component; empty where it takes a walk to say so."""
+    folder, _, name = path.rpartition(b"/")
+    if name in (b"", b".", b".."):
+        return b""
+    try:
+        held = linux.openat2(linux.AT_FDCWD, folder + b"/", _OBJECT | os.O_DIRECTORY, 0, linux.RESOLVE_NO_MAGICLINKS)
+    except OSError:
+        return b""
+    try:
+        parent = name_of(held)
+        if parent.startswith(b"/proc/") or parent.endswith(b" (deleted)"):
+            return b""
+        readlink(name, dir_fd=held)
+    except FileNotFoundError:
+        return parent.rstrip(b"/") + b"/" + name
+    except OSError:
+        pass  # something has come to be there
+    finally:
+        os.close(held)
+    return b""
 
 
 def _walk(path: bytes, pid: int, tid: int, follow: bool, may_follow: Callable[[bytes], bool]) -> Located:

@@ -16,7 +16,6 @@ from agent_safety_layer.engine.operation import Operation
 from agent_safety_layer.events import ASK, BLOCK, RANK, Event, text_of
 from asl_hooks import memory
 from asl_hooks._abi import linux
-from asl_hooks.paths import split
 from asl_hooks.value import replace
 
 TYPE_CHECKING = False
@@ -45,12 +44,12 @@ class Entries:
         process: Process,
         place: tuple[int, int],
         act: Callable[[int, bytes], None],
-        dots: int = EEXIST,
-        mutates: bool = False,
+        dots: int | Callable[[bytes], int] = EEXIST,
+        mutates: Callable[[int, bytes], bool] | None = None,
         **more: object,
     ) -> Operation:
         """An operation on one name below a held folder. ``place`` is (dir fd, index of the path argument), ``dots`` the
-        errno for a path that ends in no name.
+        errno for a path that ends in no name; ``mutates`` tells of the name whether paths lead elsewhere without it.
         """
         path = self._objects.path(call, process, place[1], place[0])
         parent, name, canonical = self._objects.parent(path, call, process, dots)
@@ -68,7 +67,8 @@ class Entries:
             return ENOENT if kind == "file.delete" and not _is_there(parent.fd, name) else 0
 
         bounded = self._context.writes_bounded(text_of(parent.path))
-        return Operation(event, perform, bounded=bounded, fds=(parent.fd,), mutates=mutates, futile=futile)
+        turns = mutates is not None and mutates(parent.fd, name)
+        return Operation(event, perform, bounded=bounded, fds=(parent.fd,), mutates=turns, futile=futile)
 
     def mkdir(self, call: Call, process: Process, name: str) -> Operation:
         """mkdir, mkdirat."""
@@ -98,13 +98,18 @@ class Entries:
         flags = call.args[2] & 0xFFFFFFFF if name == "unlinkat" else 0
         if flags & ~linux.AT_REMOVEDIR:
             raise OSError(EINVAL, "unknown flags")
-        path = self._objects.path(call, process, place[1], place[0])
-        act, dots = os.unlink, EISDIR
         if flags or name == "rmdir":
-            act, dots = os.rmdir, {b".": EINVAL, b"..": ENOTEMPTY}.get(split(path)[1].rstrip(b"/"), EBUSY)
-        is_link = os.path.islink(path)
+            return self.entry(
+                "file.delete", call, process, place, lambda at, last: os.rmdir(last, dir_fd=at), dots=_no_folder
+            )
         return self.entry(
-            "file.delete", call, process, place, lambda at, last: act(last, dir_fd=at), dots=dots, mutates=is_link
+            "file.delete",
+            call,
+            process,
+            place,
+            lambda at, last: os.unlink(last, dir_fd=at),
+            dots=EISDIR,
+            mutates=_is_link,
         )
 
     def symlink(self, call: Call, process: Process, name: str) -> Operation:
@@ -117,7 +122,7 @@ class Entries:
             process,
             place,
             lambda at, last: os.symlink(target, last, dir_fd=at),
-            mutates=True,
+            mutates=lambda at, last: True,
             mode=stat.S_IFLNK | 0o777,
             detail="symbolic link to " + text_of(target),
         )
@@ -257,6 +262,15 @@ def _is_there(parent: int, name: bytes) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_link(parent: int, name: bytes) -> bool:
+    return stat.S_ISLNK(max(_mode_at(parent, name.rstrip(b"/")), 0))
+
+
+def _no_folder(name: bytes) -> int:
+    """The errno of rmdir(2) for a path that ends in no name."""
+    return {b".": EINVAL, b"..": ENOTEMPTY}.get(name.rstrip(b"/"), EBUSY)
 
 
 def _mode_at(parent: int, name: bytes) -> int:

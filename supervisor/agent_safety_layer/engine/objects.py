@@ -80,10 +80,12 @@ class Objects:
             raise OSError(EACCES, "a process outside the tree")
         return found
 
-    def parent(self, path: bytes, call: Call, process: Process, dots: int = EEXIST) -> tuple[Located, bytes, str]:
+    def parent(
+        self, path: bytes, call: Call, process: Process, dots: int | Callable[[bytes], int] = EEXIST
+    ) -> tuple[Located, bytes, str]:
         """The held parent folder, the last component, and the canonical text of both together.
 
-        ``dots`` is the errno for a path that ends in no name: ``.``, ``..``, ``/``.
+        ``dots`` is, or finds from it, the errno for a path that ends in no name: ``.``, ``..``, ``/``.
         """
         folder, name = split(path)
         found = self.locate(folder, call, process, True)
@@ -91,7 +93,7 @@ class Objects:
             raise OSError(found.errno, "no such folder")
         if name.rstrip(b"/") in (b"", b".", b".."):
             os.close(found.fd)
-            raise OSError(dots, "no name to act on")
+            raise OSError(dots if isinstance(dots, int) else dots(name), "no name to act on")
         return found, name, text_of(found.path.rstrip(b"/") + b"/" + name.rstrip(b"/"))
 
     def name_judged(self, found: Located) -> str:

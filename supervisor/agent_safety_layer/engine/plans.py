@@ -27,6 +27,7 @@ _MOST = 1024  # kept per process
 _NOTHING: tuple[int, Any] = (-1, None)
 _AT_FDCWD = 0xFFFFFF9C
 _KEPT_FLAGS = 0xFFFFFFFF & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
+_UNKEPT = os.O_CREAT | os.O_TRUNC  # an open that may find a file or make one is looked at each time
 
 
 @value
@@ -56,11 +57,13 @@ class Plans:
     def find(self, call: Call, process: Process, shape: tuple[int, int, int]) -> Plan | None:
         """The plan for this open. Without one, the place for it is kept ready for ``keep``."""
         dir_at, path_at, flags_at = shape
+        flags = call.args[flags_at]
+        if flags & _UNKEPT:
+            return None
         try:
             path = memory.read_string(process.mem, call.args[path_at])
         except OSError:
             return None
-        flags = call.args[flags_at]
         relative = path[:1] != b"/"
         key: tuple[object, ...] = (path, flags)
         if process.spans:
@@ -79,8 +82,8 @@ class Plans:
         shape = self.shapes.get(call.nr)
         if looked != call.id or shape is None:
             return  # another call was looked up since: this one had to wait for its answer
-        if b"/proc" in key[0] or b"/dev" in key[0] or key[1] & (os.O_CREAT | os.O_TRUNC):
-            return  # names that mean something else to each process; opens that may find a file or make one
+        if b"/proc" in key[0] or b"/dev" in key[0]:
+            return  # names that mean something else to each process
         if len(process.cache) > _MOST:
             process.cache.clear()
         base = _base_of(call, shape[0]) if key[0][:1] != b"/" else b""

@@ -31,6 +31,7 @@ else:
 
 BRACE_LIMIT = 512
 _EMPTY: Any = {}  # never changed
+_FOLDERS = 4096  # remembered by an index
 _META = frozenset("*?[\\")
 _HARD = frozenset("?[\\")
 _SPECIAL = frozenset("*?[]{}\\")
@@ -338,15 +339,18 @@ class PathIndex(Generic[T]):
     what the path is long, hardly what the patterns are many.
     """
 
-    __slots__ = ("root",)
+    __slots__ = ("_folders", "root")
 
     def __init__(self, patterns: Iterable[tuple[str, T]] = ()) -> None:
         self.root: Node[T] = Node()
+        # What was found on the way to a folder: paths that are looked up share few of them.
+        self._folders: dict[str, tuple[list[T], list[Node[T]]]] = {}
         for pattern, item in patterns:
             self.add(pattern, item)
 
     def add(self, pattern: str, item: T) -> None:
         """Attach *item* to an absolute pattern whose braces are expanded."""
+        self._folders.clear()
         node = self.root
         if has_meta(pattern):
             for part in segments(pattern):
@@ -377,12 +381,23 @@ class PathIndex(Generic[T]):
 
     def walk(self, path: str) -> tuple[list[T], list[Node[T]]]:
         """``find`` and ``alive`` in one."""
+        if path == "/":
+            return self.start()
+        folder, _, name = path.rpartition("/")
+        known = self._folders.get(folder)
+        if known is None:
+            if len(self._folders) >= _FOLDERS:
+                self._folders.clear()
+            known = self._folders[folder] = self._walk(folder)
+        found = known[0].copy()
+        return found, follow(known[1], name, found)
+
+    def _walk(self, path: str) -> tuple[list[T], list[Node[T]]]:
         found, active = self.start()
-        if path != "/":
-            for name in path.split("/")[1:]:
-                if not active:
-                    break
-                active = follow(active, name, found)
+        for name in path.split("/")[1:]:
+            if not active:
+                break
+            active = follow(active, name, found)
         return found, active
 
 
