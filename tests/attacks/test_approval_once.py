@@ -27,10 +27,10 @@ def test_yes_is_for_once(scene: Scene) -> None:
     )
     command = scene.command([sys.executable, "-c", CODE], "--approve", "tty", policy=policy)
     person = Typist(command, scene.ws, scene.environment())
-    for key in (b"y", b"n", b"n"):
+    for key in (b"y", b"n"):  # the third try hears the same no, for it follows at once
         person.answer(key)
     person.finish()
     person.close()
-    assert person.seen.count(QUESTION) == 3, person.seen
+    assert person.seen.count(QUESTION) == 2, person.seen
     assert scene.loot.read_text() == repr([MARK.encode(), None, None]), person.seen
     assert b"\x1b[2J" not in person.seen and rb"\x1b[2J" in person.seen
