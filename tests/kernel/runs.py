@@ -48,7 +48,7 @@ def marked(mark: str, *, ours: bool = True) -> list[int]:
     return found
 
 
-def gone(mark: str, within_s: float = 10) -> list[int]:
+def gone(mark: str, within_s: float = 60) -> list[int]:
     """What is left of the processes with *mark* when none is, or when the time is over."""
     until = time.monotonic() + within_s
     while (left := marked(mark)) and time.monotonic() < until:

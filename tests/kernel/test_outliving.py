@@ -45,8 +45,8 @@ def groups(run_id: str) -> list[Path]:
 
 
 def closed(run: subprocess.Popen[str]) -> int:
-    """The status of a run that ends within 10 s."""
-    status = run.wait(10)
+    """The status of a run that ends in time, which on a busy machine a fork bomb can take from it for a while."""
+    status = run.wait(60)
     for stream in (run.stdout, run.stderr):
         if stream is not None:
             stream.close()
