@@ -116,6 +116,13 @@ class Desk:
         pending.waiting.append((event.pid, answered))
         self._by_pid.setdefault(event.pid, set()).add(pending.id)
 
+    def _say_again(self, pending: _Open, answer: Answer) -> None:
+        until = monotonic() + AGAIN_S
+        for pid, _ in pending.waiting:
+            self._noes[(*pending.key, pid)] = answer, until
+        while len(self._noes) > _NOES:
+            del self._noes[next(iter(self._noes))]
+
     def _just_refused(self, key: tuple[object, ...]) -> Answer | None:
         answer, until = self._noes.get(key, (None, 0.0))
         now = monotonic()
@@ -161,6 +168,8 @@ class Desk:
             allowed = request.is_approved or (request.status is ApprovalStatus.TIMEOUT and self._run.silence_allows)
             answer = Answer(allowed, said, request.response_message or "")
             self._remember(pending, request, answer)
+            if not allowed:
+                self._say_again(pending, answer)
         self._end(pending, answer)
 
     def _remember(self, pending: _Open, request: ApprovalRequest, answer: Answer) -> None:
@@ -179,14 +188,9 @@ class Desk:
     def _end(self, pending: _Open, answer: Answer) -> None:
         self._forget(pending)
         self._record("approval.answered", pending, answer.by, len(pending.waiting))
-        until = monotonic() + AGAIN_S
         for pid, answered in pending.waiting:
             self._by_pid.get(pid, set()).discard(pending.id)
-            if not answer.allowed:
-                self._noes[(*pending.key, pid)] = answer, until
             answered(answer)
-        while len(self._noes) > _NOES:
-            del self._noes[next(iter(self._noes))]
 
     def _forget(self, pending: _Open) -> None:
         del self._open[pending.key], self._by_id[pending.id]
