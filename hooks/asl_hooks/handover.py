@@ -29,6 +29,7 @@ from errno import EMFILE, EPROTO
 
 from asl_hooks import syscalls
 from asl_hooks._abi import linux
+from asl_hooks.memory import read, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Channel:
         result = yield _SOCKETPAIR, (_socket.AF_UNIX, _DGRAM, 0, page)
         if result < 0:
             return result
-        theirs, ours = _PAIR.unpack(os.pread(memory, _PAIR.size, page))
+        theirs, ours = _PAIR.unpack(read(memory, page, _PAIR.size))
         self._ours = self._fetch(pid, ours)
         yield _CLOSE, (ours,)
         number = -EMFILE
@@ -150,14 +151,14 @@ class Channel:
             *(page + _DATA, 1),
             *(0, 0, 0, 0),
         )
-        os.pwrite(memory, message, page)
+        write(memory, page, message)
         rights = ((_SOL_SOCKET, _SCM_RIGHTS, fd.to_bytes(4, "little")),)
         self._ours.sendmsg((b"\0",), rights, _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
         result = yield _RECVMSG, (self._number, page, _socket.MSG_DONTWAIT | (_MSG_CMSG_CLOEXEC if cloexec else 0))
         if result < 0:
             return result
+        fields = _MESSAGE.unpack(read(memory, page, _MESSAGE.size))
         self.broken = False
-        fields = _MESSAGE.unpack(os.pread(memory, _MESSAGE.size, page))
         length, number = fields[5], fields[12]
         return max(number, 0) if length else -EMFILE  # without room for it the message comes alone
 

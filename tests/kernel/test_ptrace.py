@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
+from asl_hooks import handover
 from tests.kernel.supervised import OPEN, SERVED, Result, environment, python, run
 from tests.requirements import named_in
 
@@ -210,6 +215,27 @@ print("lived")
     assert found.report["outcome"] in ("exited", "signaled"), found.err
     assert 'Traceback (most recent call last):\n  File "/' not in found.err or "agent_safety_layer" not in found.err
     assert found.events("file.read", path="/etc/hosts")
+
+
+def test_a_task_that_ends_on_the_way_of_a_descriptor_is_no_failure_of_ours() -> None:
+    """An address space that has gone reads as nothing at all, which is no error. Once it was the end of the run."""
+    child = os.fork()
+    if not child:
+        signal.pause()
+    channel = handover.Channel()
+    channel.join(child)
+    with mmap.mmap(-1, mmap.PAGESIZE) as page, open("/etc/hosts") as file:
+        at = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        calls = channel.hand_over(child, file.fileno(), False)
+        assert next(calls)[1][1] == mmap.PAGESIZE
+        _, given = calls.send(at)
+        assert given[-1] == at, "two descriptors are to be written there"
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with pytest.raises(OSError, match="unreadable memory"):
+            calls.send(0)
+        assert channel.broken
+        channel.leave(child)
 
 
 # -- signals, threads --------------------------------------------------------------------------------------------------
