@@ -16,7 +16,7 @@ from asl_hooks.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
 _OBJECT = os.O_PATH | os.O_CLOEXEC
 _LINKS = 40  # as the kernel's limit
@@ -196,6 +196,29 @@ def _through_magic(link: bytes) -> Located:
 
 def _is_folder(fd: int) -> bool:
     return stat.S_ISDIR(os.fstat(fd).st_mode)
+
+
+def several_named(paths: Iterable[str], most: int = 5000) -> Iterator[tuple[str, os.stat_result]]:
+    """The files that have more names than one (hard links): those of *paths*, and those in the folders among them, of
+    which *most* entries are looked at. Symbolic links are not followed.
+    """
+    for path in paths:
+        try:
+            found = os.lstat(path)
+            if not stat.S_ISDIR(found.st_mode):
+                if found.st_nlink > 1:
+                    yield path, found
+                continue
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    most -= 1
+                    if most < 0:
+                        return
+                    inside = entry.stat(follow_symlinks=False)
+                    if inside.st_nlink > 1 and stat.S_ISREG(inside.st_mode):
+                        yield entry.path, inside
+        except (OSError, ValueError):
+            continue
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+import pytest
+
+from tests.attacks.conftest import KINDS
 from tests.attacks.scene import MARK, Scene
 
 CODE = r"""
@@ -68,6 +71,7 @@ print(open("several").read(), "tried")
 """
 
 
+@pytest.mark.parametrize("scene", [*KINDS, "unseen"], indirect=True)
 def test_a_name_that_was_there_before(scene: Scene) -> None:
     """A hard link from before the run is judged by the blocked name, of a file named in the policy or in a folder."""
     other = scene.base / "home" / "token"

@@ -11,15 +11,13 @@ import stat
 from time import monotonic
 
 from agent_safety_layer.policy.globs import has_meta
+from asl_hooks.paths import several_named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from agent_safety_layer.policy import Policy
 
 _FRESH_S = 2.0
-_MOST = 5000  # entries of folders that are looked at
 
 
 class Aliases:
@@ -37,28 +35,9 @@ class Aliases:
             return ""
         now = monotonic()
         if now >= self._until:
-            self._names = dict(self._look())
+            self._names = {(kept.st_dev, kept.st_ino): path for path, kept in several_named(self._literal())}
             self._until = now + _FRESH_S
         return self._names.get((there.st_dev, there.st_ino), "")
-
-    def _look(self) -> Iterator[tuple[tuple[int, int], str]]:
-        left = _MOST
-        for path in self._literal():
-            try:
-                found = os.lstat(path)
-                if stat.S_ISDIR(found.st_mode):
-                    with os.scandir(path) as entries:
-                        for entry in entries:
-                            left -= 1
-                            if left < 0:
-                                return
-                            inside = entry.stat(follow_symlinks=False)
-                            if inside.st_nlink > 1 and stat.S_ISREG(inside.st_mode):
-                                yield (inside.st_dev, inside.st_ino), entry.path
-                elif found.st_nlink > 1:
-                    yield (found.st_dev, found.st_ino), path
-            except OSError:
-                continue
 
     def _literal(self) -> dict[str, None]:
         """The paths without wildcards that any layer blocks or protects."""

@@ -8,7 +8,8 @@ Landlock knows prefixes only, and it grants: what is below an allowed folder can
   there is none, none can come to be by the tree's own doing, because creating one is served and refused;
 - a hole in a folder that the tree may change cannot be cut out without making what it creates there impossible to
   execute (execve needs READ in the domain). Then the folder stays whole, and ``wave_reads`` is false: no open may be
-  waved through.
+  waved through;
+- a hole with another name, a **hard link**, can be anywhere: no open may be waved through, nor any change.
 
 WRITE has no holes at all: a folder below which any pattern could ever match is left out, and what changes it is served.
 """
@@ -22,6 +23,7 @@ from agent_safety_layer.events import ASK, BLOCK, FILE_KINDS
 from agent_safety_layer.policy.decision import judge_of
 from agent_safety_layer.policy.files import DEVICES, EVERYTHING, covers_all
 from agent_safety_layer.policy.globs import PathIndex, follow, has_meta
+from asl_hooks.paths import several_named
 from asl_hooks.value import value
 
 TYPE_CHECKING = False
@@ -54,6 +56,9 @@ class Tree(Protocol):
 
     def exists(self, path: str) -> bool:
         """Whether something is there."""
+
+    def linked(self, paths: Iterable[str]) -> str:
+        """A file that has another name (a hard link): one of *paths*, or one in a folder among them; empty for none."""
 
     def sealed(self, path: str) -> bool:
         """Whether the tracee could not read *path* anyway, nor make it: others own it and keep it to themselves."""
@@ -152,8 +157,22 @@ class _Planner:
         for root in self._roots("read"):
             self._emit(root, read)
         write = [] if self.anywhere else [root for root in self._roots("write") if self._clean(root)]
+        named = self.tree.linked(sorted(self.blocked - self.present))
+        if named:
+            self._serve_all(f"{named} has another name, wherever that is")
+        if named or self._may_hold_protected(write):
+            write = []
         notes = tuple(dict.fromkeys(self.notes))
         return Plan(tuple(sorted(read)), tuple(sorted(write)), self.waves, notes, self.waves and self.whole)
+
+    def _may_hold_protected(self, write: list[str]) -> bool:
+        """Whether a protected file has another name, which may lie in one of the folders."""
+        # What was made for this run holds none, nor do devices: then nobody need look.
+        made = {form for judge in self.judges for entry in judge.files.write for form in entry.forms if _is_tmp(entry)}
+        if all(root in made or root.startswith("/dev/") for root in write):
+            return False
+        protected = [form for judge in self.judges for entry in judge.files.protect for form in entry.forms]
+        return bool(self.tree.linked(form for form in protected if not has_meta(form)))
 
     # What is refused, and where
 
@@ -326,6 +345,10 @@ class _Planner:
                 self._emit(below, read)
 
 
+def _is_tmp(entry: Entry) -> bool:
+    return entry.text == "${TMP}"
+
+
 def _may_go_unseen(policy: Policy) -> bool:
     """Whether nothing hangs on a read but that it is allowed."""
     return policy.on_violation != "kill" and not any(
@@ -376,6 +399,10 @@ class System:
             return not stat.S_ISLNK(os.lstat(path).st_mode)
         except (OSError, ValueError):
             return False
+
+    def linked(self, paths: Iterable[str]) -> str:
+        """See ``Tree``."""
+        return next((path for path, _ in several_named(paths)), "")
 
     def sealed(self, path: str) -> bool:
         """See ``Tree``. Nothing is sealed for root."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ HERE = {"WORKSPACE": "/home/u/w", "HOME": "/home/u", "TMP": "/tmp/run"}
 class Fake:
     """A tree that is given by its paths: ``/a/b`` a file, ``/a/b!`` a program, ``/a/b/`` a folder."""
 
-    def __init__(self, *paths: str, sealed: tuple[str, ...] = ()) -> None:
+    def __init__(self, *paths: str, sealed: tuple[str, ...] = (), linked: tuple[str, ...] = ()) -> None:
         self.kinds = {"/": FOLDER}
         self.looks = 0
         self._sealed = sealed
+        self._linked = linked
         for path in paths:
             kind = FOLDER if path.endswith("/") else PROGRAM if path.endswith("!") else FILE
             here = path.rstrip("/!")
@@ -44,6 +46,9 @@ class Fake:
 
     def exists(self, path: str) -> bool:
         return path in self.kinds
+
+    def linked(self, paths: Iterable[str]) -> str:
+        return next((path for path in paths if path in self._linked), "")
 
     def sealed(self, path: str) -> bool:
         return path in self._sealed
@@ -69,6 +74,18 @@ def test_without_a_files_section_everything_is_bounded() -> None:
     assert planned("", *SYSTEM) == Plan(("/",), ("/",), True)
     assert planned("network: {allow: []}", *SYSTEM) == Plan(("/",), ("/",), True)
     assert plan(Policy(()), Fake(*SYSTEM)) == Plan(("/",), ("/",), True)
+
+
+def test_with_another_name_for_what_is_kept_nothing_is_waved() -> None:
+    text = "record: changes\nfiles: {write: [/tmp/run], read: [/], block: [/home/u/.ssh/id], protect: [/home/u/w/a]}"
+    policy = load_text(text, variables=HERE)
+    free = plan(policy, Fake(*SYSTEM), record="changes")
+    assert (free.wave_reads, free.unseen_reads, "/tmp/run" in free.write) == (True, True, True)
+    secret = plan(policy, Fake(*SYSTEM, linked=("/home/u/.ssh/id",)), record="changes")
+    assert (secret.wave_reads, secret.unseen_reads, secret.write) == (False, False, ())
+    assert "/home/u/.ssh/id has another name" in secret.notes[0]
+    changed = plan(policy, Fake(*SYSTEM, linked=("/home/u/w/a",)), record="changes")
+    assert (changed.wave_reads, changed.unseen_reads, changed.write) == (True, True, ())
 
 
 def test_lists_become_prefixes_and_devices_are_with_them() -> None:
