@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from asl_hooks import handover
-from tests.kernel.supervised import OPEN, SERVED, Result, environment, python, run
+from tests.kernel.supervised import OPEN, SERVED, Result, environment, prepare, python, run
 from tests.requirements import named_in
 
 pytestmark = pytest.mark.requires("ptrace")
@@ -53,6 +53,61 @@ def test_without_a_listener_ptrace_is_used_and_said(tmp_path: pathlib.Path) -> N
         )
         assert (found.returncode, found.stdout) == (0, "hi\n"), found.stderr
         assert ("intercepted with ptrace" in found.stderr) == said
+
+
+# Lets every call go on that it listens for: a container's manager, or another supervisor.
+ABOVE = """
+import os, select, socket, sys
+from asl_hooks import bpf, syscalls
+from asl_hooks._abi import linux
+from asl_hooks.notify import Listener
+ours, theirs = socket.socketpair()
+child = os.fork()
+if not child:
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    rules = (bpf.Rule(tuple(sys.argv[1].split()), bpf.NOTIFY),)
+    listener = bpf.install(bpf.assemble(bpf.Filter(syscalls.native_arch(), rules)), 8)
+    theirs.send(b"%d" % listener)
+    theirs.recv(1)
+    os.close(listener)
+    os.execv(sys.argv[2], sys.argv[2:])
+above = Listener(linux.pidfd_getfd(linux.pidfd_open(child, 0), int(ours.recv(10)), 0))
+ours.send(b"g")
+poll = select.poll()
+poll.register(above.fileno(), select.POLLIN)
+while not poll.poll()[0][1] & select.POLLHUP:
+    if call := above.receive():
+        above.proceed(call)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.requires("notify")
+@pytest.mark.parametrize("heard", ["openat execve", "openat", "unlink"])
+def test_below_a_listener_that_lets_everything_go_on_the_policy_holds(tmp_path: pathlib.Path, heard: str) -> None:
+    """It answers before a tracer is asked, so calls are stopped before that: from the first exec on."""
+    ws = tmp_path / "ws"
+    prepare(ws, SERVED)
+    (tmp_path / "policy.yaml").write_text(SERVED + 'exec: {block: ["id"]}\n')
+    command = ["/bin/sh", "-c", "id; cat .env; echo lived"]
+    supervise = [sys.executable, "-m", "agent_safety_layer.cli.supervise", "-p", str(tmp_path / "policy.yaml"), "--"]
+    told = []
+    for argv in (command, [*supervise, *command]):
+        found = subprocess.run(
+            [sys.executable, "-c", ABOVE, heard, *argv],
+            env=environment(tmp_path / "state"),
+            cwd=ws,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.returncode == 0 and found.stdout.endswith("lived\n"), found.stderr
+        told.append(found)
+    free, bound = told
+    assert "uid=" in free.stdout and "SECRET" in free.stdout
+    assert bound.stdout == "lived\n"
+    assert "calls are intercepted with ptrace" in bound.stderr
+    assert ".env: Permission denied" in bound.stderr
 
 
 def test_without_ptrace_it_is_refused_at_the_start(tmp_path: pathlib.Path) -> None:
