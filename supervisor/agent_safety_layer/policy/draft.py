@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Item: TypeAlias = tuple[str, str, Any]
 
 SIZE_LIMIT = 1 << 20
+_MOST_KNOWN = 32
 # What a draft depends on besides its document. When these files change, what was cached before is another draft's.
 _READERS = ("draft", "reader", "rules", "yaml", "paths", "hosts", "commands", "globs", "quantities")
 
@@ -58,6 +59,10 @@ class Draft:
         self.rules += [rule for rule in further.rules if rule not in self.rules]
 
 
+# By the document's name and digest. Nobody changes a draft: joining makes another.
+_known: dict[tuple[str, str], Draft] = {}
+
+
 def read(path: str, *, shown: str, cache: str | None, mistakes: list[PolicyError]) -> tuple[Draft, str]:
     """The draft of the file at *path* and the SHA-256 of its bytes. ``shown`` is what errors and decisions call it."""
     try:
@@ -73,8 +78,12 @@ def read(path: str, *, shown: str, cache: str | None, mistakes: list[PolicyError
 def parse(raw: bytes, *, shown: str, cache: str | None, mistakes: list[PolicyError]) -> tuple[Draft, str]:
     """The draft of the document in *raw* and its SHA-256; what is wrong with it is added to *mistakes*.
 
-    Sound drafts are kept in the folder *cache*, and taken from there.
+    Sound drafts are kept in the folder *cache*, and taken from there; and in this process, which may load them again.
     """
+    digest = sha256(raw)
+    known = _known.get((shown, digest))
+    if known is not None:
+        return known, digest
     kept = f"{cache}/policy-{sha256(_stamp() + shown.encode() + bytes(1) + raw)}" if cache else ""
     draft = _cached(kept) if kept else None
     if draft is None:
@@ -85,7 +94,12 @@ def parse(raw: bytes, *, shown: str, cache: str | None, mistakes: list[PolicyErr
         draft = Reader(shown, mistakes).read(compose(raw, shown))
         if kept and len(mistakes) == before:
             _keep(kept, draft)
-    return draft, sha256(raw)
+        if len(mistakes) > before:
+            return draft, digest
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    _known[shown, digest] = draft
+    return draft, digest
 
 
 def _stamp() -> bytes:

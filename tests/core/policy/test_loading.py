@@ -11,6 +11,7 @@ from agent_safety_layer.errors import PolicyError
 from agent_safety_layer.events import ALLOW, BLOCK, Event
 from agent_safety_layer.policy import ADMINISTRATOR, PolicyMistakes, State, decide, load, load_text
 from agent_safety_layer.policy.model import Files, Layer, Limits, Network, Policy
+from agent_safety_layer.policy.yaml import compose
 
 HERE = {"WORKSPACE": "/home/u/work", "HOME": "/home/u", "TMP": "/tmp/run", "USER": "u"}
 
@@ -352,6 +353,18 @@ def test_a_circle_of_links_is_an_error(tmp_path: Path) -> None:
 # The cache
 
 
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process remembers no drafts."""
+
+    class Nothing(dict[object, object]):
+        def __setitem__(self, key: object, kept: object) -> None:
+            pass
+
+    monkeypatch.setattr("agent_safety_layer.policy.draft._known", Nothing())
+
+
+@pytest.mark.usefixtures("forgetful")
 def test_the_cache_is_used_and_trusted_only_when_it_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
     first = load(["workspace"], variables=HERE, cache=str(cache))
@@ -369,6 +382,7 @@ def test_the_cache_is_used_and_trusted_only_when_it_is_ours(tmp_path: Path, monk
         load(["workspace"], variables=HERE, cache=str(cache))
 
 
+@pytest.mark.usefixtures("forgetful")
 @pytest.mark.parametrize("junk", [b"", b"junk", b"\xe9\x00", b"i\x01\x00\x00\x00"])
 def test_a_broken_cache_is_no_cache(tmp_path: Path, junk: bytes) -> None:
     first = load(["strict"], variables=HERE, cache=str(tmp_path))
@@ -380,6 +394,29 @@ def test_a_broken_cache_is_no_cache(tmp_path: Path, junk: bytes) -> None:
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     load(["strict"], variables=HERE, cache=str(tmp_path / "file" / "below"))
+
+
+def test_a_process_parses_a_document_once_and_one_that_changed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_safety_layer.policy.draft._known", {})
+    write(tmp_path, mine="extends: base.yaml\nfiles: {block: [/x]}", base="files: {block: [/y]}", broken="fils: {}")
+    first = load([f"{tmp_path}/mine.yaml"], variables=HERE)
+    parsed: list[str] = []
+
+    def noted(raw: bytes, shown: str) -> object:
+        parsed.append(shown)
+        return compose(raw, shown)
+
+    monkeypatch.setattr("agent_safety_layer.policy.yaml.compose", noted)
+    assert load([f"{tmp_path}/mine.yaml"], variables=HERE) == first
+    assert parsed == []
+    write(tmp_path, base="files: {block: [/z]}")
+    assert [entry.text for entry in files(load([f"{tmp_path}/mine.yaml"], variables=HERE)).block] == ["/x", "/z"]
+    assert parsed == [f"{tmp_path}/base.yaml"]
+    for _ in range(2):  # what is wrong is told each time
+        with pytest.raises(PolicyMistakes):
+            load([f"{tmp_path}/broken.yaml"], variables=HERE)
 
 
 def test_equal_policies_have_equal_hashes() -> None:
