@@ -51,11 +51,12 @@ def _shared() -> list[tuple[int, int, int]]:
     """Start, size and protection of each mapping that is shared."""
     found = []
     with open("/proc/self/maps", "rb") as file:
-        for line in file:
-            place, rights, *_ = line.split(None, 2)
-            if rights[3:4] == b"s":
-                start, end = (int(part, 16) for part in place.split(b"-"))
-                found.append((start, end - start, sum(flag for letter, flag in _PROTECTION if letter in rights)))
+        lines = file.read().splitlines()
+    for line in lines:
+        if (b"-s " in line or b"xs " in line) and (parts := line.split(None, 2))[1][3:4] == b"s":
+            place, rights = parts[:2]
+            start, end = (int(part, 16) for part in place.split(b"-"))
+            found.append((start, end - start, sum(flag for letter, flag in _PROTECTION if letter in rights)))
     return found
 
 

@@ -26,7 +26,20 @@ from agent_safety_layer.link import Link, receive_with_fds
 
 # What a run imports, so that none has to.
 _NEEDED = (
-    *("denials", "hosted", "limits", "machine", "meter", "output", "own", "private", "report", "session", "state"),
+    *(
+        "denials",
+        "engine.aliases",
+        "hosted",
+        "limits",
+        "machine",
+        "meter",
+        "output",
+        "own",
+        "private",
+        "report",
+        "session",
+        "state",
+    ),
     *("summary", "tally", "terminal", "tree", "wording", "egress.client", "egress.gate", "engine.answers"),
     *("engine.describers", "engine.egress", "engine.execs", "engine.gate", "engine.loop", "engine.opens"),
     *("engine.recorder", "engine.view", "policy.commands", "policy.decision", "policy.draft", "policy.environ"),
@@ -186,6 +199,8 @@ def warm() -> None:
     """Establishes: a run that starts here imports nothing more, and finds the usual filter assembled."""
     from agent_safety_layer.machine import Machine
     from agent_safety_layer.policy import Plan
+    from agent_safety_layer.policy.environ import built_in
+    from agent_safety_layer.state import state_path
     from agent_safety_layer.trace import writer
 
     for name in _NEEDED:
@@ -196,6 +211,7 @@ def warm() -> None:
     usual = Machine(frozenset())
     usual.ruleset(Plan((), (), True)).close()
     usual.kernel().program()
+    built_in(os.path.join(state_path(), "cache"))
 
 
 def _reap(*_: object) -> None:

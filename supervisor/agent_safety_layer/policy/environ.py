@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from agent_safety_layer.policy.model import Entry, Policy
 
 
+_secrets: tuple[Entry, ...] = ()  # of the built-in profiles, once somebody has asked
+
+
 def environment(policy: Policy, variables: Mapping[str, str], *, cache: str | None = None) -> dict[str, str]:
     """*variables* less what any enforcing layer strips, and with what the layers set.
 
@@ -21,7 +24,7 @@ def environment(policy: Policy, variables: Mapping[str, str], *, cache: str | No
     """
     kept = dict(variables)
     layers = policy.enforced.layers
-    more = () if knows_secrets(policy) else _built_in(cache)
+    more = () if knows_secrets(policy) else built_in(cache)
     for layer in layers:
         section = layer.environment
         lists = (section.block, section.secrets + more, section.keep)
@@ -40,11 +43,14 @@ def knows_secrets(policy: Policy) -> bool:
     return not layers or any(e.origin.startswith("profiles/") for layer in layers for e in layer.environment.secrets)
 
 
-def _built_in(cache: str | None) -> tuple[Entry, ...]:
-    from agent_safety_layer.policy.loading import load
+def built_in(cache: str | None) -> tuple[Entry, ...]:
+    """What the built-in profiles take for names of variables that hold secrets. *cache* is as for ``load``."""
+    global _secrets
+    if not _secrets:
+        from agent_safety_layer.policy.loading import secret_names
 
-    profile = load(("secrets",), variables={"WORKSPACE": "/", "HOME": "/"}, cache=cache)
-    return profile.layers[0].environment.secrets
+        _secrets = secret_names(cache)
+    return _secrets
 
 
 class _Names:

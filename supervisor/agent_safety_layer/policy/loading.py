@@ -87,6 +87,12 @@ def load_text(
     return loader.policy([(_name(name), loader.text(text.encode(), name))], extra)
 
 
+def secret_names(cache: str | None = None) -> tuple[Entry, ...]:
+    """What the built-in profiles take for names of variables that hold secrets. *cache* is as for ``load``."""
+    loader = _Loader({}, cache)
+    return tuple(map(loader.entry, loader.source("secrets").lists["environment.secrets"]))
+
+
 def profile_path(name: str) -> str:
     """The file of a built-in profile."""
     return os.path.join(_FOLDER, f"{name}.yaml")
