@@ -25,6 +25,8 @@ from sides import Side, sides
 from workloads import CHECKOUT, Workload, workloads
 
 LATEST = Path(__file__).with_name("latest.json")
+README = CHECKOUT / "README.md"
+BEGIN, END = "<!-- scripts/bench --out tests/bench writes this part -->\n", "<!-- up to here -->\n"
 TIMEOUT_S = 180
 Cells = dict[str, dict[str, list[float]]]  # workload: side: a figure for each round
 
@@ -121,6 +123,14 @@ def chart(result: dict[str, Any], where: Path) -> None:
     figure.savefig(where, bbox_inches="tight", metadata={"Date": None})
 
 
+def into_readme(text: str) -> None:
+    """Put the figures where the README shows them."""
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if end:
+        README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
 def worse(result: dict[str, Any], before: dict[str, Any]) -> list[str]:
     """What of ours got slower than the committed figures by more than both runs' noise."""
     found = []
@@ -161,7 +171,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", action="append", default=[], help="a side to measure beside native; repeatable")
     parser.add_argument("--work", action="append", default=[], help="a word in the names of the workloads to run")
-    parser.add_argument("--out", type=Path, help="a folder for latest.json, latest.md and latest.svg")
+    parser.add_argument(
+        "--out", type=Path, help="a folder for latest.json, latest.md and latest.svg; tests/bench: the README, too"
+    )
     parser.add_argument("--check", action="store_true", help="compare with the committed figures; 1 if ours got worse")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)))
     wanted = parser.parse_args()
@@ -200,6 +212,8 @@ def main() -> int:
         (wanted.out / "latest.json").write_text(json.dumps(result, indent=1) + "\n")
         (wanted.out / "latest.md").write_text(text)
         chart(result, wanted.out / "latest.svg")
+        if wanted.out.resolve() == LATEST.parent:
+            into_readme(text)
     if wanted.check:
         slower = worse(result, json.loads(LATEST.read_text()))
         print("\n".join(["Slower than the committed figures:", *slower] if slower else ["Nothing of ours got slower."]))
