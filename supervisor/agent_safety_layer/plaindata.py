@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
@@ -25,6 +26,8 @@ import msgspec
 LARGEST_BYTES = 256 << 20
 _DEEPEST = 200
 _LONGEST_FRACTION = 10_000
+_MOST_ALIKE = 1000  # members of a set, or keys, of one hash: telling them apart takes time that grows with the square
+_NO_VALUE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)  # msgspec's are, too
 _KEPT = (datetime, date, time, timedelta, Decimal, UUID, bytes, bytearray)
 
 
@@ -45,7 +48,7 @@ def loads(data: bytes, expected: Any = None) -> Any:
     try:
         found = _Unpacker()
         value = found.unpacked(msgspec.msgpack.decode(data), 0)
-    except (msgspec.DecodeError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+    except _NO_VALUE as error:
         raise NotPlain(f"what came back is no value: {error}") from None
     if not found.objects:
         return value
@@ -153,9 +156,12 @@ class _Unpacker:
             members = [self.unpacked(each, depth + 1) for each in of]
             if tag == "list":
                 return members
-            return tuple(members) if tag == "tuple" else set(members) if tag == "set" else frozenset(members)
+            if tag == "tuple":
+                return tuple(members)
+            return set(_apart(members)) if tag == "set" else frozenset(_apart(members))
         if tag == "dict":
-            return {self.unpacked(key, depth + 1): self.unpacked(each, depth + 1) for key, each in of}
+            keys = [self.unpacked(key, depth + 1) for key, _ in of]
+            return dict(zip(_apart(keys), [self.unpacked(each, depth + 1) for _, each in of], strict=True))
         if tag == "object":
             self.objects = True
             return self.unpacked(of, depth + 1)
@@ -164,6 +170,13 @@ class _Unpacker:
         if tag == "text":
             return of.decode("utf-8", "surrogatepass")
         return _READERS[tag](of)
+
+
+def _apart(members: list[Any]) -> list[Any]:
+    """The members, unless they were made to have one hash."""
+    if len(members) > _MOST_ALIKE and max(Counter(map(hash, members)).values()) > _MOST_ALIKE:
+        raise ValueError("too many members of one hash")
+    return members
 
 
 # -- exceptions --------------------------------------------------------------------------------------------------------
@@ -209,10 +222,14 @@ def error_from(told: Any) -> Exception:
 
     Of its class only the name came: it is looked for among the exceptions of modules that are loaded here. No method
     of a class that is not built in is called, so the arguments reach no code. Whatever cannot be had so, and what would
-    end this program (``SystemExit``, ``KeyboardInterrupt``), becomes a ``SandboxedError``.
+    end this program (``SystemExit``, ``KeyboardInterrupt``), becomes a ``SandboxedError``. Raises ``NotPlain`` when it
+    is not told of an exception.
     """
-    name, arguments, words = str(told["class"]), tuple(told["args"]), str(told["words"])
-    attributes = dict(told["attributes"])
+    try:
+        name, arguments, words = str(told["class"]), tuple(told["args"]), str(told["words"])
+        attributes = {str(key): of for key, of in dict(told["attributes"]).items() if not str(key).startswith("__")}
+    except _NO_VALUE as error:
+        raise NotPlain(f"what came back is no exception: {error}") from None
     kind = _class_named(name)
     made: Exception
     try:
@@ -220,7 +237,7 @@ def error_from(told: Any) -> Exception:
             raise TypeError
         base = next(each for each in kind.__mro__ if each.__module__ == "builtins")
         made = base.__new__(kind, *arguments)
-        made.__dict__.update({str(key): of for key, of in attributes.items()})
+        made.__dict__.update(attributes)
         base.__init__(made, *arguments)  # type: ignore[misc]  # a built-in class's own
     except (TypeError, ValueError, AttributeError):
         said = words.rstrip().rpartition("\n")[2]

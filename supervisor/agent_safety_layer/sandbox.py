@@ -192,6 +192,8 @@ class Call:
             return value
         if kind in (_RAISED, _REFUSED):
             error = plaindata.error_from(value)
+            if isinstance(error, Crossed):  # that a line was crossed is what the supervisor says
+                error = plaindata.SandboxedError(str(error), type(error).__qualname__)
             if report.blocked and kind == _REFUSED:
                 raise Crossed([_refused(denied) for denied in report.denials if denied.effective == "block"]) from error
             raise error

@@ -39,6 +39,7 @@ from agent_safety_layer.errors import InternalError, UnsupportedError, UsageErro
 from agent_safety_layer.events import TraceEntry
 from agent_safety_layer.plaindata import NotPlain, SandboxedError
 from agent_safety_layer.sandbox import SandboxDied
+from agent_safety_layer.violations import Crossed
 from tests.kernel.supervised import ROOTS
 
 pytestmark = pytest.mark.requires("notify", "landlock")
@@ -194,6 +195,15 @@ def test_a_hostile_child_gets_no_code_to_run_here(safety: SafetyLayer, folder: P
     with pytest.raises((NotPlain, SandboxDied)):
         safety.guard(send, sandbox=True)()
     assert not os.path.exists(proof)
+
+
+def test_what_was_refused_is_not_the_childs_to_say(safety: SafetyLayer) -> None:
+    def lie() -> None:
+        raise Crossed([5])  # type: ignore[list-item]
+
+    with pytest.raises(SandboxedError) as raised:
+        safety.guard(lie, sandbox=True)()
+    assert raised.value.kind == "Crossed"
 
 
 def test_a_time_limit_really_ends_it(folder: Path) -> None:

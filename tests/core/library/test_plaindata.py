@@ -137,11 +137,27 @@ class Hostile:
         msgspec.msgpack.encode({"untagged": 1}),
         msgspec.msgpack.encode([["list", []], 1]),
         msgspec.msgpack.encode(["int", "0x1", "2"]),
+        msgspec.msgpack.encode(["text", "no bytes"]),
+        msgspec.msgpack.encode(["uuid", 5]),
+        msgspec.msgpack.encode(["fraction", [1]]),
     ],
 )
 def test_hostile_bytes_are_no_value(raw: bytes) -> None:
     with pytest.raises(NotPlain):
         loads(raw)
+
+
+@pytest.mark.parametrize("made", [lambda one: one, lambda one: ["tuple", [one, 1]]], ids=["numbers", "pairs"])
+def test_members_made_to_have_one_hash_are_no_set(made: Any) -> None:
+    """A few thousand take seconds to be told apart, a hundred times as many take hours."""
+    step = (1 << 61) - 1
+    members = [made(["fraction", f"{step * number:x}/1"]) for number in range(1, 2000)]
+    assert len({hash(each) for each in loads(msgspec.msgpack.encode(["list", members[:50]]))}) == 1
+    for raw in (["set", members], ["frozenset", members], ["dict", [[each, 0] for each in members]]):
+        with pytest.raises(NotPlain, match="one hash"):
+            loads(msgspec.msgpack.encode(raw))
+    assert len(loads(dumps(set(range(5000))))) == 5000
+    assert loads(dumps(dict.fromkeys(range(5000)))) == dict.fromkeys(range(5000))
 
 
 @settings(deadline=None, database=None)
@@ -207,6 +223,17 @@ def test_what_would_end_this_program_does_not_come_back_as_it_is(error: BaseExce
 def test_only_exceptions_are_found_by_name(name: str) -> None:
     made = error_from({"class": name, "args": ("id",), "attributes": {}, "words": "it said so"})
     assert isinstance(made, SandboxedError) and str(made) == "it said so"
+
+
+@pytest.mark.parametrize("told", [5, {}, {"class": "x", "args": 5, "attributes": {}, "words": ""}])
+def test_what_tells_of_no_exception_makes_none(told: Any) -> None:
+    with pytest.raises(NotPlain, match="no exception"):
+        error_from(told)
+
+
+def test_attributes_of_pythons_own_are_left_out() -> None:
+    made = error_from({"class": "builtins:ValueError", "args": (), "attributes": {"__notes__": 1}, "words": "said"})
+    assert type(made) is ValueError and made.__notes__ == ["in the sandbox:\nsaid"]
 
 
 def test_attributes_come_back_as_far_as_they_are_data() -> None:
