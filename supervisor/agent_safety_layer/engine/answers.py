@@ -128,8 +128,9 @@ class Answers:
         assert event is not None
         operation.close()
         errno = operation.refusal or _REFUSED.get(event.kind) or _REFUSED.get(event.kind.partition(".")[0], EPERM)
-        self._backend.fail(stopped.call, errno)
+        # Told first: what the program says about its error then comes after it, and it finds it in $ASL_DENIALS.
         self._recorder.record(event, decision, BLOCK, errno_name(errno), stopped.started, answer)
+        self._backend.fail(stopped.call, errno)
         if self._kills:
             self._later(self.on_violation)
 

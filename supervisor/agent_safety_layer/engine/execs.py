@@ -211,8 +211,8 @@ class ExecCheck:
             self._recorder.record(event, decision, ALLOW, "EINTR", stopped.started)
 
     def _deny(self, stopped: Stopped, event: Event, reason: str) -> None:
-        self._backend.fail(stopped.call, EACCES)
         self._recorder.record(event, Decision(BLOCK, "exec", "", reason), BLOCK, "EACCES", stopped.started)
+        self._backend.fail(stopped.call, EACCES)
 
     def became(self, tid: int, pid: int) -> bool:
         """Whether what process *pid* has become by an exec of its thread *tid* may run. For a backend that traces."""

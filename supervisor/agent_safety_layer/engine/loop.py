@@ -353,8 +353,8 @@ class Engine:
     def _deny(self, stopped: Stopped, kind: str, errno: int, decision: Decision) -> None:
         """Refuse a call that no policy decides about, and record that."""
         event = self._view.event(kind, stopped.call, stopped.process)
-        self._backend.fail(stopped.call, errno)
         self._recorder.record(event, decision, BLOCK, errno_name(errno), stopped.started)
+        self._backend.fail(stopped.call, errno)
 
     def close(self) -> None:
         """Let go of everything."""
