@@ -124,12 +124,14 @@ class Tree:
             ready = self._engine.turn(max(min(waits), 0.0))
         except Exited:
             ready = []  # nobody can make a call any more; the warden's word comes
+        except TraceError as error:
+            ready = []
+            self._untraceable(error)
         now = monotonic()
         try:
             self._engine.tick(now)
         except TraceError as error:
-            self._stderr.write(f"asl-supervise: {error}\n")
-            self._stop("trace_full", 0)
+            self._untraceable(error)
         if self._launched.status in ready and not self._ended:
             self._read_status()
         if now >= self._accounts.next_look:
@@ -143,6 +145,10 @@ class Tree:
             self.end()
         elif self._throttle is not None and now >= self._throttle_at and not self._outcome:
             self._throttle_at = self._throttle.turn(now)
+
+    def _untraceable(self, error: TraceError) -> None:
+        self._stderr.write(f"asl-supervise: {error}\n")
+        self._stop("trace_full", 0)
 
     def _show(self, line: LiveLine, now: float) -> None:
         from agent_safety_layer.live import EVERY_S, said

@@ -175,6 +175,7 @@ class TraceWriter:
         """
         if self._fd < 0:
             return
+        told = self._raised
         try:
             self.flush()
             fields = dumps({"type": "footer", "events": self._events, "lost": self.lost, **footer})
@@ -183,7 +184,7 @@ class TraceWriter:
             if (self._rest or self._missing) and not self._raised:
                 raise self._error(self._why)
         except TraceError:
-            if not self._raised:
+            if not told:
                 raise
         finally:
             os.close(self._fd)

@@ -159,6 +159,16 @@ def test_a_full_disk_stops_the_run_and_leaves_whole_lines(tmp_path):
     assert [json.loads(line).get("seq") for line in whole] == [None, *range(1, len(whole))]
 
 
+def test_a_disk_that_is_full_at_the_end_fails_the_close(tmp_path):
+    writer = TraceWriter(str(tmp_path / "t.jsonl"), {})
+    with files_at_most(1000):
+        for _ in range(20):
+            writer.add(some_body(), 1.0)
+        with pytest.raises(TraceError, match=os.strerror(errno.EFBIG)):
+            writer.close({"outcome": "exited"})
+    writer.close({"outcome": "exited"})  # a second call does nothing
+
+
 def test_after_a_full_disk_closing_finishes_the_cut_line_and_tells_the_gap(tmp_path):
     path = tmp_path / "t.jsonl"
     writer = TraceWriter(str(path), {})
