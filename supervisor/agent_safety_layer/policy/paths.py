@@ -69,6 +69,9 @@ def _choice(marked: str, text: str, relative_to: str, alone: bool) -> Choice:
         raise ValueError("only files.read and files.write know '/.', for a folder without what is below it")
     if not marked.startswith(("/", "**/", _MARK)) and marked != "**":
         if not relative_to:
+            name = text.partition("/")[0]
+            if name.startswith("$") and name[1:] in VARIABLES:
+                raise ValueError(f"variables stand in braces; write ${{{name[1:]}}}{text[len(name) :]}")
             raise ValueError(
                 f"it is not absolute. Write ${{WORKSPACE}}/{text} for one in the working directory,"
                 f" or **/{text} for one anywhere"

@@ -108,7 +108,7 @@ def _percent(value: int | float | str) -> float:
 def _memory(value: int | str) -> int:
     found = size(value)
     if found < 1 << 20:
-        meant = f"did you mean {value}MiB" if str(value).isdigit() else "write 100MiB or more"
+        meant = f"write {value}MiB if that is meant" if str(value).isdigit() else "write 100MiB or more"
         raise ValueError(f"{value} is {found} bytes, in which nothing runs; {meant}")
     return found
 

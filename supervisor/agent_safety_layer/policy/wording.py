@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from agent_safety_layer.policy.commands import join
 
+_READABLE = 40  # characters of ``{a,b,c}``
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agent_safety_layer.events import Event
@@ -36,7 +38,8 @@ def with_port(name: str, port: int) -> str:
 
 
 def listed(entries: tuple[Entry, ...] | tuple[Host, ...], limit: int = 4) -> str:
-    """The first few entries of a list in words."""
+    """The first few entries of a list in words. Long lists of choices in braces are only counted."""
     texts = list(dict.fromkeys(entry.text for entry in entries))
-    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
-    return (", ".join(texts[:limit]) + more) or "nothing"
+    shown = [text for text in texts if "," not in text or len(text) <= _READABLE][:limit] or texts[:1]
+    more = f" and {len(texts) - len(shown)} more" if len(texts) > len(shown) else ""
+    return (", ".join(shown) + more) or "nothing"

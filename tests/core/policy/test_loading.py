@@ -76,6 +76,9 @@ def mistakes(text: str) -> tuple[PolicyError, ...]:
         ("rules: [{on: file, action: block, match: '(?=x)'}]", 1, "rules.match", "RE2"),
         ("rules: [{on: file, action: block, match: '('}]", 1, "rules.match", "cannot be used"),
         ("rules: [{on: file, action: block, path: src}]", 1, "rules.path", "not absolute"),
+        ("files: {read: [$HOME/x]}", 1, "files.read", "write ${HOME}/x"),
+        ("files: {read: [src/$HOME]}", 1, "files.read", "not absolute"),
+        ("limits: {memory: 512}", 1, "limits.memory", "write 512MiB if"),
         ("rules: [{on: net, action: block, host: 'a b'}]", 1, "rules.host", "not a host name"),
         ("rules: [{on: net, action: block, after: file.read}]", 1, "rules.after", "this holds on:"),
         ("rules: [{on: net, action: block, after: {on: file, same: host}}]", 1, "rules.after.same", "'path'"),
@@ -459,7 +462,9 @@ def test_what_is_recorded_is_what_the_most_curious_layer_wants(layers: tuple[str
     assert Policy(tuple(made)).record == record
 
 
-@pytest.mark.parametrize(("given", "meant"), [(50, "did you mean 50MiB"), ("50", "50MiB"), ("4k", "100MiB or more")])
+@pytest.mark.parametrize(
+    ("given", "meant"), [(50, "write 50MiB if that is meant"), ("50", "50MiB"), ("4k", "100MiB or more")]
+)
 def test_memory_in_which_nothing_runs_is_a_mistake(given: int | str, meant: str) -> None:
     with pytest.raises(PolicyMistakes, match=meant):
         load_text("", variables=HERE, extra={"limits": {"memory": given}})
