@@ -152,7 +152,7 @@ def _write(line: Line, as_json: bool, colour: bool, header: dict[str, Any] | Non
 
 
 @click.command()
-@click.argument("name", metavar="TRACE", default="last")
+@click.argument("name", metavar="[TRACE]", default="last")
 @click.option("-f", "--follow", "follows", is_flag=True, help="Go on until the run ends.")
 @click.option(
     "-n", "--lines", "count", type=click.IntRange(0), default=10, show_default=True, help="How many at first."

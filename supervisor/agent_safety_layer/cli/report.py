@@ -11,7 +11,7 @@ from agent_safety_layer.terminal import visible
 
 
 @click.command()
-@click.argument("name", metavar="TRACE", default="last")
+@click.argument("name", metavar="[TRACE]", default="last")
 @click.option("-o", "--output", metavar="FILE", default="report.html", show_default=True, help="Where to write it.")
 @click.option(
     "--events", "most", type=click.IntRange(0), default=100_000, show_default=True, help="Events in its table."
