@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from _functools import partial
 from time import monotonic, time
 
@@ -186,12 +187,8 @@ class Session:
         from agent_safety_layer.policy import ADMINISTRATOR, DEFAULT, Policy, System, load, plan
 
         settings = self.settings
-        try:
-            here = os.getcwd()
-        except FileNotFoundError as error:
-            raise UsageError("The working directory was deleted.", remedy="Change to one that is there.") from error
         variables = {
-            "WORKSPACE": here,
+            "WORKSPACE": state.working_directory(),
             "HOME": os.path.expanduser("~"),
             "TMP": tmp,
             "USER": os.environ.get("USER", str(os.getuid())),
@@ -507,9 +504,7 @@ class Session:
         try:
             return tree.live(started), None
         except Exception as error:  # whatever it was: the tree ends, what happened is written down, the user is told
-            import traceback
-
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())
             failure = InternalError(f"{type(error).__name__} in the run loop; the run was ended")
             return Ending("failed", failure.exit_code, wall_s=monotonic() - started), failure
         finally:

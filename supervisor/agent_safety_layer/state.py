@@ -7,9 +7,18 @@ import os
 import stat
 import time
 
-from agent_safety_layer.errors import AslError
+from agent_safety_layer.errors import AslError, UsageError
+from agent_safety_layer.events import text_of
 
 _REMEDY = "Set ASL_STATE to a folder of your own."
+
+
+def working_directory() -> str:
+    """The path of the folder that this process is in, spelled as in events. ``UsageError`` where it was deleted."""
+    try:
+        return text_of(os.getcwdb())
+    except FileNotFoundError as error:
+        raise UsageError("The working directory was deleted.", remedy="Change to one that is there.") from error
 
 
 def state_path() -> str:
@@ -32,7 +41,10 @@ def state_dir(name: str = "") -> str:
     Raises ``AslError`` when it cannot be made or belongs to someone else.
     """
     path = state_path()
-    make_private(path)
+    try:
+        make_private(path)
+    except AslError as error:
+        raise AslError(f"State folder {path}: {error.message}", remedy=_REMEDY) from None
     found = os.lstat(path)
     if not stat.S_ISDIR(found.st_mode):
         raise AslError(f"State folder {path} is not a folder.", remedy=_REMEDY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -20,11 +21,11 @@ COMMANDS = {
     "approvals": ("approvals", "Answer what runs ask: list, watch, approve, deny, or serve a web page."),
     "completion": ("completion", "Print a script that completes asl and asl-supervise in a shell."),
     "doctor": ("doctor", "Say what this machine can enforce, and what to do about the rest."),
-    "policy": ("policy", "Check and show policies."),
+    "policy": ("policy", "Check, show, explain, test, learn and compare policies."),
     "replay": ("replay", "Decide a recorded run again, under its own policy or others."),
     "report": ("report", "Make one self-contained HTML page of a run."),
     "top": ("top", "List what runs under supervision now."),
-    "trace": ("trace", "List, show, query, follow, count and verify traces."),
+    "trace": ("trace", "List, show, query, follow, count, verify, export and keep traces."),
 }
 
 
@@ -65,6 +66,10 @@ def main(args: list[str] | None = None) -> Any:
         message = "\n".join(visible(line) for line in str(error).splitlines())
         click.echo(f"asl: {message}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that is not ours, no descriptors left
+        named = f"{visible(os.fsdecode(error.filename))}: " if error.filename else ""
+        click.echo(f"asl: {named}{error.strerror or error}", err=True)
+        sys.exit(125)
 
 
 if __name__ == "__main__":

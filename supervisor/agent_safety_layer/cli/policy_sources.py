@@ -20,11 +20,12 @@ POLICIES = click.option(
 
 def variables_here() -> dict[str, str]:
     """What a run that was started here would fill in; the folders need not exist."""
-    from agent_safety_layer.state import state_path
+    from agent_safety_layer.state import state_path, working_directory
 
+    here = working_directory()
     return {
-        "WORKSPACE": os.getcwd(),
-        "CWD": os.getcwd(),
+        "WORKSPACE": here,
+        "CWD": here,
         "HOME": os.path.expanduser("~"),
         "TMP": "/tmp/asl-run",
         "USER": os.environ.get("USER", str(os.getuid())),

@@ -15,6 +15,8 @@ from asl_hooks.value import value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from agent_safety_layer.session import Settings
 
 
@@ -170,15 +172,26 @@ def main(without: frozenset[str] = frozenset()) -> None:
         sys.stdout.write(str(stop))
         sys.exit(0)
     except AslError as error:
-        if sys.stderr is not None:  # the caller may have closed it
-            sys.stderr.write(f"asl-supervise: {error}\n")
-            sys.stderr.flush()
-        os._exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         os._exit(130)
+    except OSError as error:  # this machine has no descriptors, processes or memory left for us
+        named = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        _fail(f"{named}{error.strerror or error}")
+    except Exception as error:
+        if sys.stderr is not None:
+            sys.excepthook(*sys.exc_info())
+        _fail(f"Internal error: {type(error).__name__}. This is a bug in agent-safety-layer; please report it.")
     if ending.outcome == "signaled" and ending.signal:
         _die_by(ending.signal)
     os._exit(ending.exit_code)  # nothing is left to tear down; the interpreter's own end costs milliseconds
+
+
+def _fail(message: str, status: int = 125) -> NoReturn:
+    if sys.stderr is not None:  # the caller may have closed it
+        sys.stderr.write(f"asl-supervise: {message}\n")
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _die_by(number: int) -> None:
