@@ -156,6 +156,27 @@ def test_what_calls_returned_is_recorded(tmp_path: pathlib.Path, policy: str) ->
     assert {entry["result"] for entry in found.events("process.exec")} == {"0"}
 
 
+def test_a_repeated_call_has_the_result_of_its_own(tmp_path: pathlib.Path) -> None:
+    code = """
+import os
+def attempt():
+    try:
+        os.close(os.open("late", os.O_RDONLY))
+    except FileNotFoundError:
+        pass
+for _ in range(3): attempt()
+os.close(os.open("late", os.O_WRONLY | os.O_CREAT))
+held = [os.open("late", os.O_RDONLY) for _ in range(3)]
+print(*held)
+"""
+    found = python(code, tmp_path, options=TRACED)
+    assert found.code == 0, found.err
+    results = [entry["result"] for entry in found.events("file.read", path=str((tmp_path / "ws").resolve() / "late"))]
+    assert results == [*["ENOENT"] * (len(results) - 3), *found.out.split()]
+    for line in (tmp_path / "trace.jsonl").read_text().splitlines():
+        assert line.count('"result":') <= 1, line
+
+
 # -- descriptors ------------------------------------------------------------------------------------------------------
 
 

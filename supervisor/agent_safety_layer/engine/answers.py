@@ -18,6 +18,7 @@ from errno import EACCES, EAGAIN, EINVAL, EPERM
 from agent_safety_layer.engine.custom import stricter
 from agent_safety_layer.engine.gate import Answer
 from agent_safety_layer.engine.operation import Injected, Operation
+from agent_safety_layer.engine.recorder import errno_name, result_text
 from agent_safety_layer.events import ALLOW, ASK, AUDIT, BLOCK, RANK, Decision, strictest
 from asl_hooks.value import value
 
@@ -280,23 +281,3 @@ def _attempt(operation: Operation) -> tuple[int | Injected, int]:
         return 0, error.errno or EPERM
     except (ValueError, OverflowError):  # an argument that Python's wrappers refuse: a NUL byte, a huge number
         return 0, EINVAL
-
-
-def result_text(result: int | None) -> str:
-    """What a call returned, as a trace has it: the number, an errno name, nothing for what nobody saw."""
-    if result is None:
-        return ""
-    return errno_name(-result) if -4096 < result < 0 else str(result)
-
-
-_errno_names: dict[int, str] = {0: "", 512: "ERESTARTSYS"}
-
-
-def errno_name(errno: int) -> str:
-    """``EACCES`` for 13; empty for 0."""
-    name = _errno_names.get(errno)
-    if name is None:
-        from errno import errorcode
-
-        name = _errno_names[errno] = errorcode.get(errno, str(errno))
-    return name

@@ -17,9 +17,9 @@ import stat
 from errno import EACCES, ELOOP, ENOENT, ESRCH
 from time import time
 
-from agent_safety_layer.engine.answers import result_text
 from agent_safety_layer.engine.objects import signed
 from agent_safety_layer.engine.operation import Operation
+from agent_safety_layer.engine.recorder import result_text
 from agent_safety_layer.events import ALLOW, ASK, BLOCK, RANK, Decision, Event, text_of
 from asl_hooks import memory, ptrace
 from asl_hooks._abi import linux

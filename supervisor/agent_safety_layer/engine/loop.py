@@ -15,13 +15,15 @@ import _signal
 import os
 import select
 from _collections import deque
+from _functools import partial
 from errno import EACCES, EAGAIN, EPERM
 from time import time
 
-from agent_safety_layer.engine.answers import ALLOWED, Answers, Stopped, errno_name, result_text
+from agent_safety_layer.engine.answers import ALLOWED, Answers, Stopped
 from agent_safety_layer.engine.describers import Describers
 from agent_safety_layer.engine.execs import ExecCheck
 from agent_safety_layer.engine.plans import Plans, open_again
+from agent_safety_layer.engine.recorder import errno_name
 from agent_safety_layer.engine.spans import Spans
 from agent_safety_layer.events import ALLOW, BLOCK, Decision, Event
 from asl_hooks import filters, syscalls
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 _NOT_NEEDED = Decision(BLOCK, "filter", "", "no agent needs this system call")
 _EPOCH_S = 1.0
+_UNPOLLED = 16  # calls of a backend that has more, before everything else is looked at
 _TURN_S = 0.2  # timers are looked at this often, and the trace is flushed
 
 
@@ -135,12 +138,17 @@ class Engine:
         listener = backend.fileno()
         poll, serve = self._poll.poll, self._serve
         until = 0.0
+        unpolled = _UNPOLLED
         while True:
-            ready = poll(0 if backend.pending else timeout_s)
-            if not ready and backend.pending:
-                ready = [(listener, select.EPOLLIN)]
-            if len(ready) != 1 or ready[0][0] != listener or ready[0][1] != select.EPOLLIN:
-                return self._handle(ready, listener)
+            if unpolled < _UNPOLLED and backend.pending:
+                unpolled += 1
+            else:
+                unpolled = 0
+                ready = poll(0 if backend.pending else timeout_s)
+                if not ready and backend.pending:
+                    ready = [(listener, select.EPOLLIN)]
+                if len(ready) != 1 or ready[0][0] != listener or ready[0][1] != select.EPOLLIN:
+                    return self._handle(ready, listener)
             now = serve()
             if not until:
                 until = now + _TURN_S
@@ -265,13 +273,7 @@ class Engine:
         plan = self._plans.find(call, process, shape)
         if plan is None:
             return False
-        told = None
-        if self._tells:
-            body, slot, repeat = plan.body, plan.slot, self._recorder.repeat
-
-            def told(result: int | None) -> None:
-                repeat(body, slot, started, result_text(result))
-
+        told = partial(self._recorder.repeat, plan.body, plan.slot, started) if self._tells else None
         if plan.reopen:
             flags = call.args[shape[2]]
             fd = open_again(plan.reopen, flags)

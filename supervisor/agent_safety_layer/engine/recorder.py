@@ -33,6 +33,7 @@ class Recorder:
         self._tally = tally
         self._denials = denials
         self._unwanted = frozenset() if reads else _READS
+        self._latest: tuple[bytes, int, bytes] = (b"", 0, b"")  # a body, what it returned, and both
         self.listener: Callable[[Event, Decision, str, str], None] | None = None
 
     def record(
@@ -44,17 +45,16 @@ class Recorder:
         started: float,
         answer: Answer | None = None,
     ) -> tuple[bytes, Slot]:
-        """Record an event; its line's body and count come back, for ``repeat``. ``answer`` is what a person said.
+        """Record an event; its line's body, without the result, and count come back, for ``repeat``.
 
-        *result* is an errno's name, a number that the call returned, or nothing; the number is not in the body.
+        *result* is an errno's name, a number that the call returned, or nothing. ``answer`` is what a person said.
         """
         if event.kind in self._unwanted and effective == ALLOW == decision.action:
             return b"", _NOWHERE
         if answer is not None:
             event = replace(event, detail=f"{event.detail}; {answer.by}" if event.detail else answer.by)
-        number = result.isdigit()
-        body = encode(event, decision, effective, "" if number else result)
-        self._writer.add(_returning(body, result) if number else body, started, int((time() - started) * 1e6))
+        body = encode(event, decision, effective)
+        self._writer.add(_returning(body, result) if result else body, started, int((time() - started) * 1e6))
         decision = counted(decision, effective, result)
         slot = self._tally.add(event, decision, effective)
         if effective not in (ALLOW, AUDIT) or effective != decision.action:
@@ -63,12 +63,16 @@ class Recorder:
             self.listener(event, decision, effective, result)
         return body, slot
 
-    def repeat(self, body: bytes, slot: Slot, started: float, result: str = "") -> None:
+    def repeat(self, body: bytes, slot: Slot, started: float, result: int | None = None) -> None:
         """Record the same again, at another time; *result* is what it returned this time, if somebody saw that."""
         if not body:
             return
-        if result:
-            body = _returning(body, result)
+        if result is not None:
+            before, returned, line = self._latest  # mostly the same number again
+            if before is not body or returned != result:
+                line = _returning(body, result_text(result))
+                self._latest = body, result, line
+            body = line
         self._writer.add(body, started, int((time() - started) * 1e6))
         slot.n += 1
 
@@ -100,3 +104,23 @@ class Recorder:
 def _returning(body: bytes, result: str) -> bytes:
     """The body of an event, with what the call returned."""
     return b'%b,"result":"%b"}\n' % (body[:-2], result.encode())
+
+
+def result_text(result: int | None) -> str:
+    """What a call returned, as a trace has it: the number, an errno name, nothing for what nobody saw."""
+    if result is None:
+        return ""
+    return errno_name(-result) if -4096 < result < 0 else str(result)
+
+
+_errno_names: dict[int, str] = {0: "", 512: "ERESTARTSYS"}
+
+
+def errno_name(errno: int) -> str:
+    """``EACCES`` for 13; empty for 0."""
+    name = _errno_names.get(errno)
+    if name is None:
+        from errno import errorcode
+
+        name = _errno_names[errno] = errorcode.get(errno, str(errno))
+    return name
