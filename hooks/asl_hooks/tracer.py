@@ -43,23 +43,28 @@ from asl_hooks.registers import Registers, restart, skip
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from asl_hooks.handover import Calls, Channel
 
 _BIRTHS = (linux.PTRACE_EVENT_FORK, linux.PTRACE_EVENT_VFORK, linux.PTRACE_EVENT_CLONE)
-_SYSCALL_STOP = _signal.SIGTRAP | 0x80
+_ASKED = linux.PTRACE_EVENT_SECCOMP << 16 | _signal.SIGTRAP << 8 | 0x7F  # as wait(2) tells it
+_IN_CALL = (_signal.SIGTRAP | 0x80) << 8 | 0x7F  # on its way in or out
 _ERESTARTSYS = 512  # and above: codes that no program sees
 _AT_ONCE = 64  # stops taken before timers get a turn
+_IN_A_ROW = 16  # stops of one task
 _TRIES = 3
-_INFO = struct.Struct("=B3xIQQ7Q")  # ptrace_syscall_info: op arch ip sp; nr args, or rval
-_INFO_BYTES = 88
+_INFO_BYTES = 88  # of ptrace_syscall_info: op arch ip sp; nr args, or rval
+_INFO = struct.Struct("=B3xI16x7Q")  # op arch; nr args, or rval
 _WORD = struct.Struct("=Q")
 _ALL_SIGNALS = b"\xff" * 8
 _ALL = (1 << 64) - 1
 _TURN = -1, ()  # no call: the errand waits for its turn
-_new: Any = tuple.__new__
-_yield = os.sched_yield
+_TRACEES = linux.WCLONE | os.WNOHANG  # they are waited for, children of ours are not
+_THIS = linux.WALL | os.WNOHANG
+_new: Callable[..., Call] = tuple.__new__
+_ptrace, _NULL, _SIZE = linux.ptrace_fast, linux.NULL, ctypes.c_void_p(_INFO_BYTES)
+_DESCRIBE, _SYSCALL = linux.PTRACE_GET_SYSCALL_INFO, linux.PTRACE_SYSCALL
+_yield, _waitpid = os.sched_yield, os.waitpid
 
 
 class _Errand:
@@ -113,8 +118,11 @@ class Tracer:
         self._channels: dict[int, Channel] = {}
         self._calls: deque[Call] = deque()
         self._count = 0
+        self._latest = pid  # of the tasks that have gone on
+        self._in_a_row = 0
         self._info = bytearray(_INFO_BYTES)
-        self._info_at, self._info_kept = _address(self._info)
+        at, self._info_kept = _address(self._info)
+        self._info_at = ctypes.c_void_p(at)
         # From the beginning: every thread that is started later blocks it, too, and leaves it to the descriptor.
         self._mask: set[int] = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD,))
         self._wake = linux.signalfd4(-1, _WORD.pack(1 << (_signal.SIGCHLD - 1)), 8, os.O_CLOEXEC | os.O_NONBLOCK)
@@ -141,37 +149,63 @@ class Tracer:
     def receive(self) -> Call | None:
         """The next stopped call; None when there is none. Waits for nothing.
 
-        After one call another comes soon, mostly from the same task: on one CPU it is there as soon as that has had its
-        turn, which costs half of what sleeping until it wakes us does.
+        After one stop another comes soon, mostly of the same task. It is waited for by its id, which costs the same
+        with a thousand tasks, and on one CPU it has stopped again as soon as it has had its turn, which costs half of
+        what sleeping until it wakes us does. All others get their look after some such stops in a row.
         """
-        calls = self._calls
-        cut = False
-        if not calls and self.pending:
-            _yield()
-            cut = self._look()
-        if not calls and not cut:
-            try:
-                os.read(self._wake, 1024)
-            except BlockingIOError:
-                pass
-            cut = self._look()
-        call = calls.popleft() if calls else None
-        self.pending = cut or call is not None
+        if not self._calls:
+            self._find()
+        if not self._calls:
+            return None
+        call: Call = self._calls.popleft()
         return call
 
+    def _find(self) -> None:
+        """Take stops until one is a call, or there are none."""
+        calls = self._calls
+        if self.pending:
+            while self._look_again():
+                if calls:
+                    return
+        try:
+            os.read(self._wake, 1024)
+        except BlockingIOError:
+            pass
+        self.pending = self._look()
+
+    def _look_again(self) -> bool:
+        """Take the next stop of the task that went on last; False when it does not come at once, or others wait."""
+        self._in_a_row += 1
+        tid = self._latest
+        if not tid or self._in_a_row > _IN_A_ROW:
+            return False
+        try:
+            found, status = _waitpid(tid, _THIS)
+            if not found:
+                _yield()
+                found, status = _waitpid(tid, _THIS)
+        except ChildProcessError:
+            return False
+        if not found:
+            return False
+        self._stopped(tid, status)
+        return True
+
     def _look(self) -> bool:
-        """Take what has stopped. Whether there may be more."""
-        for _ in range(_AT_ONCE):
+        """Take what has stopped. Whether something had: then more may follow soon."""
+        self._in_a_row = 0
+        tasks = self._tasks
+        for taken in range(max(_AT_ONCE, len(tasks))):
             try:
-                tid, status = os.waitpid(-1, linux.WCLONE | os.WNOHANG)  # tracees only, no children of ours
+                tid, status = _waitpid(-1, _TRACEES)
             except ChildProcessError:
                 return False
             if not tid:
-                return False
-            alone = len(self._tasks) == 1
+                return taken > 0
+            alone = len(tasks) == 1
             self._stopped(tid, status)
-            if alone and len(self._tasks) == 1:
-                return False  # nobody else who could have stopped; if it goes on, it says so
+            if alone and len(tasks) == 1:
+                break  # nobody else who could have stopped; if it goes on, it says so
         return True
 
     def collect(self) -> None:
@@ -194,16 +228,18 @@ class Tracer:
         if task is None:
             task = self._tasks[tid] = _Task(tid)
         try:
-            self._handle(task, status >> 8 & 0xFF, status >> 16)
+            if status == _ASKED and self._asks is None and task.errand is None:
+                self._take(task, self._describe(tid))
+            elif status == _IN_CALL:
+                self._in_call(task)
+            else:
+                self._handle(task, status >> 8 & 0xFF, status >> 16)
         except ProcessLookupError:
             pass  # killed while it was looked at: its end is told next
 
     def _handle(self, task: _Task, signal: int, event: int) -> None:
         if event == linux.PTRACE_EVENT_SECCOMP:
-            if self._asks is not None or task.errand is not None:
-                self._resume(task)  # it was judged on its way in, or is ours
-            else:
-                self._take(task, self._describe(task.tid))
+            self._resume(task)  # it was judged on its way in, or is ours
         elif event == linux.PTRACE_EVENT_EXEC:
             self._executed(task)
         elif event in _BIRTHS:
@@ -216,8 +252,6 @@ class Tracer:
                 self._resume(task)
         elif event:
             self._resume(task)
-        elif signal == _SYSCALL_STOP:
-            self._in_call(task)
         elif task.errand is None:
             self._resume(task, signal)
         elif signal == _signal.SIGSTOP:
@@ -227,13 +261,14 @@ class Tracer:
             self._kill(task)  # all others are blocked: this one is from code that is not the call we sent it to
 
     def _describe(self, tid: int) -> tuple[int, ...]:
-        linux.ptrace(linux.PTRACE_GET_SYSCALL_INFO, tid, _INFO_BYTES, self._info_at)
+        if _ptrace(_DESCRIBE, tid, _SIZE, self._info_at) < 0:
+            linux.ptrace(_DESCRIBE, tid, _INFO_BYTES, self._info_at)
         return _INFO.unpack_from(self._info)
 
     def _take(self, task: _Task, info: tuple[int, ...]) -> None:
         self._count = task.call = self._count + 1
-        task.number = info[4] & 0xFFFFFFFF
-        self._calls.append(_new(Call, (self._count, task.tid, info[1], task.number, info[5:])))
+        task.number = info[2] & 0xFFFFFFFF
+        self._calls.append(_new(Call, (self._count, task.tid, info[1], task.number, info[3:])))
 
     def _in_call(self, task: _Task) -> None:
         errand = task.errand
@@ -243,13 +278,13 @@ class Tracer:
             return
         info = self._describe(task.tid)
         if errand is not None and expected is not None:
-            if info[0] != linux.PTRACE_SYSCALL_INFO_ENTRY or info[4 : 4 + len(expected)] != expected:
+            if info[0] != linux.PTRACE_SYSCALL_INFO_ENTRY or info[2 : 2 + len(expected)] != expected:
                 self._kill(task)
                 return
             errand.entering = None
             self._resume(task)
         elif info[0] == linux.PTRACE_SYSCALL_INFO_ENTRY:
-            if self._asks is not None and self._asks(info[4] & 0xFFFFFFFF, info[5:]):
+            if self._asks is not None and self._asks(info[2] & 0xFFFFFFFF, info[3:]):
                 self._take(task, info)
             else:
                 self._resume(task)
@@ -260,11 +295,13 @@ class Tracer:
                 restart(task.tid, task.number, code)
             self._resume(task)
             if told is not None:
-                told(info[4] - (1 << 64) if info[4] >> 63 else info[4])
+                told(info[2] - (1 << 64) if info[2] >> 63 else info[2])
 
     def _resume(self, task: _Task, signal: int = 0) -> None:
-        request = linux.PTRACE_SYSCALL if task.told or task.restart or task.errand else self._resuming
-        linux.ptrace(request, task.tid, None, signal)
+        request = _SYSCALL if task.told or task.restart or task.errand else self._resuming
+        self._latest = task.tid
+        if signal or _ptrace(request, task.tid, _NULL, _NULL) < 0:
+            linux.ptrace(request, task.tid, None, signal)
 
     def _block(self, tid: int) -> bytes:
         """Block all signals of a stopped task; the mask that it had."""
@@ -311,6 +348,8 @@ class Tracer:
         task = self._tasks.pop(tid, None)
         if task is not None:
             self._forget(task)
+        if tid == self._latest:
+            self._latest = 0
         self._leave_channel(tid)
         self._exited(tid)
 

@@ -211,13 +211,13 @@ def traced(folder: Path, count: int, calls: int) -> None:
         "results": [*supervise, "--backend=ptrace", "-o"],
         "no results": [sys.executable, "-c", WITHOUT_LISTENER, *supervise[1:], "-o"],
     }
-    for tracees in (1, 10, 100):
+    for tracees, times_each in ((1, count), (10, count), (100, count), (1000, 1)):
         commands = {}
         for name, prefix in prefixes.items():
             for some in (calls, 0):
                 trace = [str(folder / "trace"), "--"] if name != "strace" else []
                 commands[f"{name} {some}"] = [*prefix, *trace, *work, str(tracees), str(some)]
-        times = rounds(commands, folder, count, forget=folder / "trace")
+        times = rounds(commands, folder, times_each, forget=folder / "trace")
         per_call = {
             name: [(a - b) / calls for a, b in zip(times[f"{name} {calls}"], times[f"{name} 0"], strict=True)]
             for name in prefixes
