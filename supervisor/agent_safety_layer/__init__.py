@@ -4,6 +4,7 @@
     session         one supervised run, start to report  engine/  the run loop: calls in, answers out
     trace/          the record: written, read, verified  egress/  names and connections of a tree without a network
     tally, report, summary, denials, doctor              cli/     asl-supervise and asl
+    bytecode        what a start leaves for the next one
 
 The library, for functions and sessions of this process, has what users of release 0.1 import, by the same names:
 

@@ -156,9 +156,13 @@ def _version() -> str:
 
 def main(without: frozenset[str] = frozenset()) -> None:
     """The command. Exits with the child's status, or dies by the signal that ended it. Never returns."""
+    gc.disable()  # until the child runs: a start makes many objects and no garbage
+    from agent_safety_layer import bytecode
+
+    kept = bytecode.file()
+    imports = bytecode.start(kept)
     from agent_safety_layer.errors import AslError
 
-    gc.disable()  # until the child runs: a start makes many objects and no garbage
     try:
         settings = parse(sys.argv[1:])
         if without:
@@ -168,6 +172,8 @@ def main(without: frozenset[str] = frozenset()) -> None:
         from agent_safety_layer.session import Session
 
         ending = Session(settings).run()
+        if imports is not None:
+            bytecode.keep(kept, imports)
     except Stop as stop:
         sys.stdout.write(str(stop))
         sys.exit(0)
