@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -93,3 +94,28 @@ def test_signing_key(scene: Scene, place: str) -> None:
     assert '"signed_by":""' not in scene.trace.read_text().splitlines()[0]
     scene.free("sh", "-c", code, "sh", *names)
     assert "PRIVATE" in scene.loot.read_text()
+
+
+DIVERT = r"""
+import os
+os.rename("link", "gone"); os.symlink("../outside", "link")
+for number in range(600):
+    os.path.exists("/etc/hosts") and open("/etc/hosts").close()
+print("tried")
+"""
+
+
+@pytest.mark.parametrize("scene", ["waved", "served"], indirect=True)
+def test_a_trace_goes_on_where_it_began(scene: Scene) -> None:
+    """The folder that it was given by is a link, which the tree may turn; the next part comes after that."""
+    (scene.ws / "real").mkdir()
+    (scene.ws / "link").symlink_to("real")
+    scene.trace = scene.ws / "link" / "trace.jsonl"
+    command = scene.command([sys.executable, "-c", DIVERT], "--trace-split", "1KiB")
+    done = subprocess.run(
+        command, cwd=scene.ws, env=scene.environment(), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "tried" in done.stdout, done.stderr
+    assert (scene.ws / "link").samefile(scene.outside), "that was the tree's to do"
+    assert not scene.changed
+    assert (scene.ws / "real" / "trace.part2.jsonl").exists()

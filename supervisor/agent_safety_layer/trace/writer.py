@@ -52,7 +52,8 @@ class TraceWriter:
         sign: Callable[[str], bytes] | None = None,
         split: tuple[int, float] = (0, 0.0),
     ) -> None:
-        self.path = os.path.abspath(path)
+        folder, name = os.path.split(os.path.abspath(path))
+        self.path = os.path.join(os.path.realpath(folder), name)  # parts come later, when a link may lead elsewhere
         self._header = header
         self._split = split
         self._part = 1
