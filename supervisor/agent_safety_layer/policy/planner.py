@@ -12,6 +12,8 @@ Landlock knows prefixes only, and it grants: what is below an allowed folder can
 - a hole with another name, a **hard link**, can be anywhere: no open may be waved through, nor any change.
 
 WRITE has no holes at all: a folder below which any pattern could ever match is left out, and what changes it is served.
+Then every other folder is left out as well. A folder moves in one piece only between places that are held alike; where it
+has to be copied (EXDEV), installing a package takes twice as many calls.
 """
 
 from __future__ import annotations
@@ -156,7 +158,11 @@ class _Planner:
         read: list[str] = []
         for root in self._roots("read"):
             self._emit(root, read)
-        write = [] if self.anywhere else [root for root in self._roots("write") if self._clean(root)]
+        roots = self._roots("write")
+        write = [] if self.anywhere else [root for root in roots if self._clean(root)]
+        if not all(root in write or _is_device(root) for root in roots):
+            # Folders move in one piece only between places that are held alike (``Entries.rename``).
+            write = [root for root in write if _is_device(root)]
         named = self.tree.linked(sorted(self.blocked - self.present))
         if named:
             self._serve_all(f"{named} has another name, wherever that is")
@@ -343,6 +349,10 @@ class _Planner:
             below = f"{path.rstrip('/')}/{name}"
             if kind != FILE or self.whole or below in OFTEN or below in DEVICES:
                 self._emit(below, read)
+
+
+def _is_device(path: str) -> bool:
+    return path == "/dev" or path.startswith("/dev/")
 
 
 def _is_tmp(entry: Entry) -> bool:
