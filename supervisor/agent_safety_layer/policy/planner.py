@@ -12,8 +12,8 @@ Landlock knows prefixes only, and it grants: what is below an allowed folder can
 - a hole with another name, a **hard link**, can be anywhere: no open may be waved through, nor any change.
 
 WRITE has no holes at all: a folder below which any pattern could ever match is left out, and what changes it is served.
-Then every other folder is left out as well. A folder moves in one piece only between places that are held alike; where it
-has to be copied (EXDEV), installing a package takes twice as many calls.
+Then every other folder is left out as well. A folder moves in one piece only between places that are held alike; where
+it has to be copied (EXDEV), installing a package takes twice as many calls.
 """
 
 from __future__ import annotations
