@@ -102,9 +102,10 @@ def question(
     what: dict[str, Any] = {"kind": event.kind, "object": object_of(event)}
     for name in ("path", "path2", "spelled", "host", "ip", "port", "proto", "cwd", "flags", "syscall", "detail"):
         if found := getattr(event, name):
-            what[name] = redact.text(found) if name == "detail" else found
+            what[name] = redact.text(found, asked=True) if name == "detail" else found
     if event.argv:
-        what["argv"] = list(redact.arguments(event.argv))
+        what["argv"] = list(redact.arguments(event.argv, asked=True))
+        what["object"] = shell_joined(what["argv"])
     if event.mode != -1:
         what["mode"] = f"{event.mode:04o}"
     fails = _REFUSED.get(event.kind.partition(".")[0], "Operation not permitted")
@@ -213,7 +214,13 @@ def lines(request: ApprovalRequest, width: int = 300) -> list[tuple[str, str]]:
     run = " ".join(str(said[name]) for name in ("run", "name") if said.get(name))
     if run:
         found.append(("run", run))
-    return [(label, visible(text, width)) for label, text in found]
+    return [(label, cut(text, width)) for label, text in found]
+
+
+def cut(text: str, width: int) -> str:
+    """The text made visible and cut to *width* characters; that it was cut is said, as what matters may be missing."""
+    left_out = len(text) - width + 1
+    return visible(text, width) + (f" [{left_out} characters are left out at …]" if left_out > 1 else "")
 
 
 def _process(who: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_safety_layer.approvals.bells import Bell
 from agent_safety_layer.approvals.exchange import QueueError
-from agent_safety_layer.approvals.question import ONCE, SCOPES, Answered, lines, object_line, user, verdict
+from agent_safety_layer.approvals.question import ONCE, SCOPES, Answered, cut, lines, object_line, user, verdict
 from agent_safety_layer.approvals.webhooks import Hooks, read_key, verified
 from agent_safety_layer.errors import AslError
 from agent_safety_layer.state import state_dir
@@ -141,7 +141,7 @@ def _card(request: ApprovalRequest) -> dict[str, Any]:
     return {
         "id": request.id,
         "kind": visible(request.operation, 100),
-        "object": visible(object_line(request), 2000),
+        "object": cut(object_line(request), 2000),
         "lines": lines(request, 2000)[1:],
         "until": request.requested_at + request.timeout,
         "scopes": [scope for scope in said.get("scopes", [ONCE]) if scope in SCOPES],

@@ -121,7 +121,7 @@ def seconds_left(deadline: float | None) -> float:
 def _plain(found: Any, depth: int = 0) -> Any:
     """The value as JSON can hold it: texts redacted, everything else that JSON does not know by its ``repr``."""
     if isinstance(found, str):
-        return redact.text(found).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+        return redact.text(found, asked=True).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     if found is None or isinstance(found, bool | int | float):
         return found
     if depth < 8:

@@ -22,7 +22,7 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
-from agent_safety_layer.approvals.question import object_line, verdict
+from agent_safety_layer.approvals.question import cut, object_line, verdict
 from agent_safety_layer.errors import AslError, UsageError
 from agent_safety_layer.terminal import visible
 
@@ -104,7 +104,7 @@ class Hooks:
         """Tell of a question, or of what came of it. Never waits: beyond a thousand messages the latest are lost."""
         if not self._urls:
             return
-        what = visible(f"{request.operation} {object_line(request)}", 300)
+        what = cut(f"{request.operation} {object_line(request)}", 300)
         said = f"asks: {what}" if request.is_pending else f"{what}: {visible(verdict(request), 300)}"
         name = visible(str(request.metadata.get("name") or request.metadata.get("run") or ""), 80)
         message: dict[str, Any] = {

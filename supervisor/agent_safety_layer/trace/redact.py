@@ -3,15 +3,20 @@
 The list finds secrets by name (``--password=…``, ``Authorization: …``), by place (``user:…@`` in a URL, ``curl -u``)
 and by form (``ghp_…``, ``AKIA…``). It cannot know a secret that looks like an ordinary word. An argv without any of
 ``_HINTS`` costs a microsecond and no regular expression. The expressions take linear time: each repetition is bounded.
+
+Who decides about a command line must see all of it that does something: there (``asked``) nothing is replaced that a
+shell or another interpreter could act on, such as ``TOKEN="$(…)"``.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from re import Pattern
+    from collections.abc import Callable
+    from re import Match, Pattern
 
 REDACTED = "[redacted]"
+_ACTIVE = frozenset("`$;|&<>()\n\r")
 
 _HINTS = (
     *(
@@ -73,26 +78,26 @@ _names_a_secret: Pattern[str] | None = None
 _looks_random: Pattern[str] | None = None
 
 
-def arguments(argv: tuple[str, ...]) -> tuple[str, ...]:
+def arguments(argv: tuple[str, ...], *, asked: bool = False) -> tuple[str, ...]:
     """The argv with secrets replaced by ``[redacted]``; the very same object when there are none."""
     low = "\0".join(argv).lower()
     for hint in _HINTS:
         if hint in low:
-            return _arguments(argv)
+            return _arguments(argv, asked)
     return argv
 
 
-def text(said: str) -> str:
+def text(said: str, *, asked: bool = False) -> str:
     """The text with secrets replaced by ``[redacted]``; the very same object when there are none."""
     low = said.lower()
     for hint in _HINTS:
         if hint in low:
-            shown = _text(said)
+            shown = _text(said, asked)
             return said if shown == said else shown
     return said
 
 
-def _arguments(argv: tuple[str, ...]) -> tuple[str, ...]:
+def _arguments(argv: tuple[str, ...], asked: bool) -> tuple[str, ...]:
     _compile()
     assert _names_a_secret is not None and _looks_random is not None
     program = argv[0].rpartition("/")[2]
@@ -104,27 +109,36 @@ def _arguments(argv: tuple[str, ...]) -> tuple[str, ...]:
             named = _names_a_secret.fullmatch(due) or due in short
             secret = word if named or _looks_random.fullmatch(word) else ""
             due = ""
-            if secret:
+            if secret and not (asked and _acts(secret)):
                 shown.append(REDACTED)
                 continue
         due = ""
         if word in short and program not in _ATTACHED_ONLY:
             due = word
             shown.append(word)
-        elif attached and word[:2] in short and len(word) > 2:
+        elif attached and word[:2] in short and len(word) > 2 and not (asked and _acts(word)):
             shown.append(word[:2] + REDACTED)
         else:
             if word.startswith("-") and "=" not in word and word not in short:
                 due = word
-            shown.append(_text(word))
+            shown.append(_text(word, asked))
     return argv if tuple(shown) == argv else tuple(shown)
 
 
-def _text(said: str) -> str:
+def _text(said: str, asked: bool) -> str:
     _compile()
     for pattern, replacement in _patterns:
-        said = pattern.sub(replacement, said)
+        said = pattern.sub(_inactive(replacement) if asked else replacement, said)
     return said
+
+
+def _acts(hidden: str) -> bool:
+    return not _ACTIVE.isdisjoint(hidden)
+
+
+def _inactive(replacement: str) -> Callable[[Match[str]], str]:
+    """What replaces a match, unless that would hide what something could act on."""
+    return lambda found: found[0] if _acts(found[0]) else found.expand(replacement)
 
 
 def _compile() -> None:
