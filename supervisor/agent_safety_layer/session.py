@@ -169,14 +169,12 @@ class Session:
         """One chain of filters has one listener, so what is supervised cannot be supervised once more; the outer run
         holds it, and all that it starts, anyway.
         """
-        outer = os.environ.get("ASL_RUN_ID", "")
-        if not outer:
+        if "ASL_RUN_ID" not in os.environ:
             return
-        from agent_safety_layer import spans
+        from agent_safety_layer.spans import outer_run
 
-        spans.listened_to()
-        spans.now("")  # only a supervisor answers
-        if spans.supervised():
+        outer = outer_run()
+        if outer:
             raise UnsupportedError(
                 "A tree can have one supervisor",
                 f"this process is supervised already, by run {outer}, which holds whatever it starts",

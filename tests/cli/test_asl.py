@@ -230,13 +230,19 @@ def test_bash_completes_options_until_the_command(tmp_path):
     def completed(*words):
         lines = f"source {tmp_path}/script\nCOMP_WORDS=(asl-supervise {' '.join(words)})\nCOMP_CWORD={len(words)}\n"
         lines += '_asl_supervise; printf "%s\\n" "${COMPREPLY[@]}"'
-        return subprocess.run(["bash", "-c", lines], capture_output=True, text=True, check=True).stdout.split()
+        done = subprocess.run(["bash", "-c", lines], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.split()
 
     assert "--allow-read" in completed("--allow")
     assert "--allow-host" in completed("-p", "x", "--allow-h")
     assert completed("echo", "--allow") == []
     assert "--allow-read" not in completed("--", "--allow")
     assert "echo" in completed("-p", "workspace", "ech")
+    assert completed("--approve", "") == ["tty", "queue", "deny"]
+    assert completed("-q", "--backend", "n") == ["notify"]
+    assert completed("--report", "") == []  # the shell's own completion of files follows
+    (tmp_path / "wanted.yaml").touch()
+    assert completed("-p", "w") == ["workspace", "wanted.yaml"]
 
 
 def test_help_names_every_command():

@@ -148,6 +148,13 @@ def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_doctor_inside_a_run_says_that_it_cannot_tell(tmp_path: Path) -> None:
+    done = supervise(tmp_path, sys.executable, "-m", "agent_safety_layer.cli.main", "doctor")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "this process is supervised by run 2" in done.stderr
+    assert "asl: blocked" not in done.stderr
+
+
 def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path) -> None:
     os.environ["TMPDIR"] = str(tmp_path)
     try:

@@ -18,12 +18,17 @@ _asl_supervise() {
             *) break ;;
         esac
     done
-    if [ "$at" -lt "$COMP_CWORD" ]; then
+    word=${COMP_WORDS[COMP_CWORD]}
+    if [ "$at" -gt "$COMP_CWORD" ]; then  # an option's value; where nothing is found here, the name of a file
+        case ${COMP_WORDS[COMP_CWORD - 1]} in
+%(values)s
+        esac
+    elif [ "$at" -lt "$COMP_CWORD" ]; then
         declare -F _command_offset >/dev/null && _command_offset "$at"
-    elif [[ -z $ended && ${COMP_WORDS[COMP_CWORD]} == -* ]]; then
-        COMPREPLY=($(compgen -W '%(flags)s' -- "${COMP_WORDS[COMP_CWORD]}"))
+    elif [[ -z $ended && $word == -* ]]; then
+        COMPREPLY=($(compgen -W '%(flags)s' -- "$word"))
     else
-        COMPREPLY=($(compgen -c -- "${COMP_WORDS[COMP_CWORD]}"))
+        COMPREPLY=($(compgen -c -- "$word"))
     fi
 }
 complete -o default -F _asl_supervise asl-supervise
@@ -53,7 +58,21 @@ def completion(shell: str) -> None:
 
 def _bash() -> str:
     taking = "|".join(flag for option in OPTIONS if option.metavar for flag in option.flags)
-    return _BASH % {"taking": taking, "flags": " ".join(flag for option in OPTIONS for flag in option.flags)}
+    flags = " ".join(flag for option in OPTIONS for flag in option.flags)
+    found = "COMPREPLY=($(compgen -W '%s' -- \"$word\")%s) ;;"
+    values = [
+        " " * 12 + "|".join(option.flags) + ") " + found % (words, ' $(compgen -f -- "$word")' * (not option.choices))
+        for option in OPTIONS
+        if (words := _words(option))
+    ]
+    return _BASH % {"taking": taking, "flags": flags, "values": "\n".join(values)}
+
+
+def _words(option: Option) -> str:
+    """What the option's value can be, as far as that can be listed."""
+    from agent_safety_layer.policy import PROFILES
+
+    return " ".join(PROFILES if option.sets == "policies" else (c for c in option.choices if "..." not in c))
 
 
 def _zsh() -> str:
@@ -68,13 +87,14 @@ def _zsh() -> str:
 
 
 def _zsh_values(option: Option) -> str:
-    return f"({' '.join(option.choices)})" if option.choices else "_files"
+    return f"({_words(option)})" if option.choices else "_files"
 
 
 def _fish() -> str:
     lines = ["complete -c asl-supervise -x -a '(__fish_complete_subcommand)'"]
     for option in OPTIONS:
         names = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags)
-        takes = f" -x -a '{' '.join(option.choices)}'" if option.choices else " -r" if option.metavar else ""
+        words = _words(option)
+        takes = f" {'-x' if option.choices else '-r'} -a '{words}'" if words else " -r" if option.metavar else ""
         lines.append(f"complete -c asl-supervise {names}{takes} -d '{option.help.replace(chr(39), '')}'")
     return "\n".join(lines) + "\n"

@@ -7,6 +7,8 @@ import sys
 import click
 
 from agent_safety_layer.doctor import NONE, diagnose, text
+from agent_safety_layer.errors import UnsupportedError
+from agent_safety_layer.spans import outer_run
 from agent_safety_layer.terminal import colour_wanted
 
 
@@ -16,8 +18,16 @@ from agent_safety_layer.terminal import colour_wanted
 def doctor(without: frozenset[str] | None, as_json: bool) -> None:
     """Say what this machine can enforce for this user, by trying it, and what to do about the rest.
 
-    Exit status 0 when policies can be enforced, with fallbacks or without; 1 when they cannot.
+    Exit status 0 when policies can be enforced, with fallbacks or without; 1 when they cannot, 125 inside a
+    supervised run, where that cannot be tried.
     """
+    outer = outer_run()
+    if outer:
+        raise UnsupportedError(
+            "What this machine can enforce cannot be tried from inside a supervised run",
+            f"this process is supervised by run {outer}",
+            "Run asl doctor outside of it.",
+        )
     diagnosis = diagnose(without or frozenset())
     if as_json:
         import json
