@@ -308,6 +308,7 @@ while True:
     assert result.report["outcome"] == "violation"
     assert result.code != 0
     assert (tmp_path / "ws" / "before").exists()
+    assert not (tmp_path / "ws" / "after").exists()  # it never heard of the refusal
 
 
 def test_fifos_of_many_processes_do_not_hold_up_the_loop(tmp_path: pathlib.Path) -> None:

@@ -131,9 +131,10 @@ class Answers:
         errno = operation.refusal or _REFUSED.get(event.kind) or _REFUSED.get(event.kind.partition(".")[0], EPERM)
         # Told first: what the program says about its error then comes after it, and it finds it in $ASL_DENIALS.
         self._recorder.record(event, decision, BLOCK, errno_name(errno), stopped.started, answer)
-        self._backend.fail(stopped.call, errno)
         if self._kills:
-            self._later(self.on_violation)
+            self._later(self.on_violation)  # and the program never hears of it
+        else:
+            self._backend.fail(stopped.call, errno)
 
     def _park(self, stopped: Stopped, operation: Operation, decision: Decision) -> None:
         event = operation.event
