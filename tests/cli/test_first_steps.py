@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -146,6 +147,22 @@ def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
             ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
         )
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_git_works_in_strict_beside_a_home_with_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, home = tmp_path / "work", tmp_path / "home"
+    (home / ".config" / "git").mkdir(parents=True)
+    (home / ".gitconfig").write_text("[user]\nname = from home\n")
+    (home / ".config" / "git" / "ignore").write_text("*.o\n")
+    subprocess.run(["git", "init", "-q", str(work)], check=True, timeout=60)
+    for name in ("a.c", "a.o"):
+        (work / name).touch()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    done = supervise(work, "-p", "strict", "git", "status", "--short")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "?? a.c\n", "")
+    assert "from home" not in supervise(work, "-p", "strict", "cat", str(home / ".gitconfig")).stdout
 
 
 def test_doctor_inside_a_run_says_that_it_cannot_tell(tmp_path: Path) -> None:

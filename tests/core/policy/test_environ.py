@@ -60,7 +60,7 @@ def test_secrets_stay_outside(name: str) -> None:
 def test_what_an_agent_needs_comes_along(name: str) -> None:
     assert environment(load(variables=HERE), {name: "x"}) == {name: "x"}
     if name.endswith("_API_KEY"):
-        assert environment(load(["strict"], variables=HERE), {name: "x"}) == {}
+        assert name not in environment(load(["strict"], variables=HERE), {name: "x"})
 
 
 @pytest.mark.parametrize("text", ["files: {read: [/]}", "environment: {block: [A]}", "environment: {secrets: ['*_X']}"])
