@@ -8,11 +8,18 @@ opening it.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
+import struct
+from errno import ENOENT
 
 _PAGE = 1 << 20
 _FAILED = ctypes.c_void_p(-1).value
+# PROCMAP_QUERY (linux/fs.h); its bits for what may be done are those of mmap(2).
+_QUERY = struct.Struct("=9Q4I2Q")
+_PROCMAP_QUERY = 0xC0686611
+_SHARED, _COVERING_OR_NEXT = 0x08, 0x10
 _PROTECTION = ((b"r", mmap.PROT_READ), (b"w", mmap.PROT_WRITE), (b"x", mmap.PROT_EXEC))
 
 
@@ -49,10 +56,32 @@ def privatise(most_bytes: int) -> None:
 
 def _shared() -> list[tuple[int, int, int]]:
     """Start, size and protection of each mapping that is shared."""
-    found = []
     with open("/proc/self/maps", "rb") as file:
-        lines = file.read().splitlines()
-    for line in lines:
+        try:
+            return _asked(file.fileno())
+        except OSError:  # before Linux 6.11
+            return _listed(file.read())
+
+
+def _asked(maps: int) -> list[tuple[int, int, int]]:
+    """The same, by asking for shared ones only: to list all takes a millisecond."""
+    found: list[tuple[int, int, int]] = []
+    at = 0
+    while True:
+        query = bytearray(_QUERY.pack(_QUERY.size, _SHARED | _COVERING_OR_NEXT, at, *bytes(12)))
+        try:
+            fcntl.ioctl(maps, _PROCMAP_QUERY, query)
+        except OSError as error:
+            if error.errno == ENOENT:  # none from there on
+                return found
+            raise
+        start, at, flags = _QUERY.unpack(query)[3:6]
+        found.append((start, at - start, flags & (mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)))
+
+
+def _listed(maps: bytes) -> list[tuple[int, int, int]]:
+    found = []
+    for line in maps.splitlines():
         if (b"-s " in line or b"xs " in line) and (parts := line.split(None, 2))[1][3:4] == b"s":
             place, rights = parts[:2]
             start, end = (int(part, 16) for part in place.split(b"-"))

@@ -25,9 +25,10 @@ def environment(policy: Policy, variables: Mapping[str, str], *, cache: str | No
     kept = dict(variables)
     layers = policy.enforced.layers
     more = () if knows_secrets(policy) else built_in(cache)
-    for layer in layers:
-        section = layer.environment
+    for section in dict.fromkeys(layer.environment for layer in layers):  # equal ones strip the same
         lists = (section.block, section.secrets + more, section.keep)
+        if not lists[0] and not lists[1]:
+            continue
         blocked, secret, passed = (_Names(entries) for entries in lists)
         for name in variables:
             if blocked.fit(name) or (secret.fit(name) and not passed.fit(name)):
