@@ -204,6 +204,8 @@ def several_named(paths: Iterable[str], most: int = 5000) -> Iterator[tuple[str,
     """
     for path in paths:
         try:
+            if not os.access(path, os.F_OK, follow_symlinks=False):  # most are not there, and an exception takes longer
+                continue
             found = os.lstat(path)
             if not stat.S_ISDIR(found.st_mode):
                 if found.st_nlink > 1:
@@ -214,9 +216,10 @@ def several_named(paths: Iterable[str], most: int = 5000) -> Iterator[tuple[str,
                     most -= 1
                     if most < 0:
                         return
-                    inside = entry.stat(follow_symlinks=False)
-                    if inside.st_nlink > 1 and stat.S_ISREG(inside.st_mode):
-                        yield entry.path, inside
+                    if entry.is_file(follow_symlinks=False):
+                        inside = entry.stat(follow_symlinks=False)
+                        if inside.st_nlink > 1:
+                            yield entry.path, inside
         except (OSError, ValueError):
             continue
 
