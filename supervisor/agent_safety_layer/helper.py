@@ -19,10 +19,12 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from importlib import import_module
 
 from agent_safety_layer.errors import AslError
 from agent_safety_layer.link import Link, receive_with_fds
+from agent_safety_layer.state import state_path
 
 # What a run imports, so that none has to.
 _NEEDED = (
@@ -51,6 +53,7 @@ _HOOKS = (
     *("_abi.landlock", "cgroup", "filters", "landlock", "launch", "netns", "notify", "ptrace", "throttle", "usage"),
     "warden",
 )
+_REHEARSALS = 2
 _lock = threading.Lock()
 _helper: Helper | None = None
 
@@ -199,8 +202,6 @@ def warm() -> None:
     """Establishes: a run that starts here imports nothing more, and finds the usual filter assembled."""
     from agent_safety_layer.machine import Machine
     from agent_safety_layer.policy import Plan
-    from agent_safety_layer.policy.environ import built_in
-    from agent_safety_layer.state import state_path
     from agent_safety_layer.trace import writer
 
     for name in _NEEDED:
@@ -211,7 +212,28 @@ def warm() -> None:
     usual = Machine(frozenset())
     usual.ruleset(Plan((), (), True)).close()
     usual.kernel().program()
-    built_in(os.path.join(state_path(), "cache"))
+    with suppress(AslError, OSError):  # a run will say what is wrong
+        _rehearse()
+
+
+def _rehearse() -> None:
+    """Establishes: what a run under the default profile does before its child starts has been done once, so that
+    documents are parsed and the interpreter has adapted to the code.
+    """
+    from agent_safety_layer.policy import DEFAULT, System, brief, environment, load, plan, profile_path
+    from agent_safety_layer.policy.environ import built_in
+    from agent_safety_layer.trace.encode import dumps
+    from agent_safety_layer.trace.header import with_policy
+
+    cache = os.path.join(state_path(), "cache")
+    variables = {"WORKSPACE": os.path.dirname(profile_path(DEFAULT)), "HOME": os.path.expanduser("~")}
+    for _ in range(_REHEARSALS):
+        policy = load(variables=variables, cache=cache)
+        plan(policy, System())
+        dumps(with_policy({"policy": {"sha256": policy.sha256}}, policy, variables))
+        environment(policy, os.environ)
+        brief(policy)
+    built_in(cache)
 
 
 def _reap(*_: object) -> None:
