@@ -122,7 +122,8 @@ class Supervisor:
         check: bool = False,
         **options: Unpack[Options],
     ) -> Completed[Any]:
-        """The command, run to its end. Arguments are those of ``subprocess.run``.
+        """The command, run to its end. Arguments are those of ``subprocess.run``, as far as they are named here and in
+        ``Options``.
 
         After ``timeout`` seconds the tree is ended as by any time limit: the outcome is ``wall_time``, the status 124.
         ``env`` is the child's environment, from which the policy strips secrets; ``name`` and ``trace`` name the run
@@ -226,6 +227,9 @@ class Supervisor:
         self, command: Command, data: str | bytes | None, capture: bool, text: bool, options: Options
     ) -> Run[Any]:
         """A run whose child is there, and with whose supervisor nobody talks yet."""
+        if unknown := sorted(options.keys() - Options.__annotations__.keys()):
+            shell = " For a shell's command line write ['sh', '-c', line]." if "shell" in unknown else ""
+            raise TypeError(f"A run takes no argument {unknown[0]!r}.{shell}")
         args = (command,) if isinstance(command, str | os.PathLike) else tuple(command)
         given = [options.get("stdin"), options.get("stdout"), options.get("stderr")]
         encoding = (locale.getencoding(), "strict") if text else None

@@ -114,6 +114,13 @@ def test_input_and_text(supervisor: Supervisor) -> None:
         supervisor.run("cat", input="x")  # type: ignore[call-overload]
 
 
+def test_an_argument_that_there_is_not_is_a_mistake(supervisor: Supervisor) -> None:
+    with pytest.raises(TypeError, match="no argument 'timout'"):
+        supervisor.run("true", timout=5)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"write \['sh', '-c', line\]"):
+        supervisor.popen("true | true", shell=True)  # type: ignore[call-overload]
+
+
 def test_a_failed_run_raises_when_asked_to(supervisor: Supervisor) -> None:
     with pytest.raises(RunFailed, match=r"sh ended with exit status 4 \(exited\)") as raised:
         supervisor.run(["sh", "-c", "exit 4"], check=True)
