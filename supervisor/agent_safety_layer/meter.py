@@ -64,10 +64,10 @@ class Meter:
         """Bytes of memory that the tree used at the last look; 0 where nobody measures it."""
         return self._last.memory_bytes
 
-    def counted(self) -> list[Crossing]:
-        """The limits on what is counted, not measured, that have been reached since the last look."""
+    def counted(self, written_bytes: int) -> list[Crossing]:
+        """The limits on what is counted that have been reached since the last look, with what the whole tree wrote."""
         output = 0 if self._output is None else self._output.count
-        figures = replace(self._last, output_bytes=output, operations=self._recorder.count)
+        figures = replace(self._last, output_bytes=output, written_bytes=written_bytes, operations=self._recorder.count)
         return [crossing for crossing in self._watch.crossings(figures) if crossing.hit]
 
     def _measure(self, now: float) -> Figures:

@@ -207,7 +207,7 @@ class Tree:
         if self._outcome:
             return
         self._outcome = outcome
-        if grace_s:
+        if grace_s and not self._ended:
             for pid in warden.descendants(self._launched.warden):
                 _send(pid, _signal.SIGTERM)
                 _send(pid, _signal.SIGCONT)
@@ -308,7 +308,7 @@ class Tree:
         if self._line is not None:
             self._line.clear()
         if not self._outcome:
-            for crossing in self._meter.counted():  # what came faster than we looked
+            for crossing in self._meter.counted(int(self._used[4])):  # what came faster than we looked
                 self._crossed(crossing)
 
     def _ending(self, wall_s: float) -> Ending:

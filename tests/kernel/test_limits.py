@@ -167,6 +167,14 @@ def test_written_bytes_are_those_of_all_processes(run: Run, tmp_path: Path) -> N
     assert 80 << 20 <= report["written_bytes"] < 82 << 20
 
 
+def test_what_was_written_before_we_looked_counts(run: Run, tmp_path: Path) -> None:
+    code = "import sys\nwith open(sys.argv[1], 'wb', buffering=0) as file: file.write(bytes(3 << 20))"
+    done, report = run("written: 1MiB", code, str(tmp_path / "file"))
+    assert (done.returncode, report["outcome"], hits(report)) == (137, "written", ["limits.written"])
+    done, report = run("written: 10MiB", code, str(tmp_path / "file"))
+    assert (done.returncode, report["outcome"]) == (0, "exited")
+
+
 @pytest.mark.parametrize("to", [1, 2])
 def test_output(run: Run, to: int) -> None:
     code = f"import os, sys\nfor i in range(100): os.write({to}, b'x' * 1000)"
