@@ -2,13 +2,15 @@
 
     run's supervisor ── asked: events ──► program: a thread for each question ── said: decision ──► run's supervisor
 
-The call that the events are about waits meanwhile, and nothing else does. What a policy raises blocks.
+The call that the events are about waits meanwhile, and nothing else does. What a policy raises blocks. How many threads
+there are at once is not the tree's to say: beyond ``MOST`` questions wait for one that is done.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from agent_safety_layer.events import ALLOW, BLOCK, PYTHON, Decision, Event
 from agent_safety_layer.policies import Policy, PolicyResult
 from agent_safety_layer.wording import object_of, shell_joined
 
+MOST = 256  # threads
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +53,7 @@ def _answer(policy: Policy, operation: str, context: dict[str, Any]) -> Decision
         result = policy.evaluate(operation, dict(context))
         if result is not None and not isinstance(result, PolicyResult):
             raise TypeError(f"it answered {result!r}, not a PolicyResult or None")
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too: without an answer the call would wait for ever
         _log.exception("The policy '%s' failed, so '%s' was blocked", policy.name, operation)
         reason = f"the policy '{policy.name}' raised {type(error).__name__}: {error}"
         return Decision(BLOCK, policy.name, PYTHON, reason)
@@ -66,16 +69,30 @@ class Judges:
     def __init__(self, policies: Sequence[Policy], tell: Callable[[dict[str, Any]], None]) -> None:
         self._policies = tuple(policies)
         self._tell = tell
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._waiting: deque[dict[str, Any]] = deque()
 
     def asked(self, question: dict[str, Any]) -> None:
         """Answer a question on a thread of its own, so that no policy delays another's."""
+        with self._lock:
+            if self._busy >= MOST:
+                self._waiting.append(question)
+                return
+            self._busy += 1
         try:
             threading.Thread(target=self._judge, args=(question,), name="asl-policy", daemon=True).start()
         except RuntimeError:  # no more threads: it is not answered by waiting here, where everything would wait
+            with self._lock:
+                self._busy -= 1
             self._say(question, Decision(BLOCK, "policies", PYTHON, "there was no thread to ask the policies in"))
 
-    def _judge(self, question: dict[str, Any]) -> None:
-        self._say(question, judge(self._policies, [event_from(fields) for fields in question["events"]]))
+    def _judge(self, question: dict[str, Any] | None) -> None:
+        while question is not None:
+            self._say(question, judge(self._policies, [event_from(fields) for fields in question["events"]]))
+            with self._lock:
+                question = self._waiting.popleft() if self._waiting else None
+                self._busy -= question is None
 
     def _say(self, question: dict[str, Any], decision: Decision | None) -> None:
         fields: tuple[str, ...] | None = decision  # type: ignore[assignment]  # every value is a tuple
