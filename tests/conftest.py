@@ -5,16 +5,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent_safety_layer import Supervisor, session
+from asl_hooks.value import replace
 from tests import replayed
 from tests.browser import Browser, Page
-from tests.requirements import missing, requires
+from tests.requirements import BACKEND, missing, requires
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if BACKEND:
+        _choose(BACKEND[0].partition("=")[2])
     config.addinivalue_line("markers", "requires(*mechanisms, abi=1): skip, or fail where it must work, without them")
+
+
+def _choose(backend: str) -> None:
+    """What this process supervises through the library is on that backend, too."""
+    made, request = session.Session.__init__, Supervisor._request
+
+    def begin(self: session.Session, settings: session.Settings, host: session.Host | None = None) -> None:
+        made(self, replace(settings, backend=backend) if settings.backend == "auto" else settings, host)
+
+    def requested(self: Supervisor, *given: Any) -> dict[str, Any]:
+        asked = request(self, *given)
+        asked["settings"]["backend"] = backend
+        return asked
+
+    session.Session.__init__ = begin  # type: ignore[method-assign]
+    Supervisor._request = requested  # type: ignore[method-assign]
 
 
 @pytest.fixture(autouse=True)
