@@ -355,7 +355,10 @@ def _exec(
 
 def _why_not(name: str, errno: int) -> str:
     if errno == ENOENT:
-        return "no such program" + ("" if "/" in name else " on PATH")
+        if "/" in name and os.path.exists(name):
+            return "the interpreter that it names is not there"
+        line = "; a shell's command line goes with sh -c" if " " in name else ""
+        return "no such program" + ("" if "/" in name else " on PATH") + line
     if errno == ENOEXEC:
         return "not a program, and no script: its first line names no interpreter (#!/bin/sh)"
     if "/" in name and os.path.isdir(name):

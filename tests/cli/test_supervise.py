@@ -123,6 +123,31 @@ def test_help_and_version_are_all_that_ever_goes_to_stdout(shell: Shell) -> None
     assert shell.type("-h").stdout == told.stdout
 
 
+def test_who_reads_the_help_may_stop(shell: Shell) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as nobody:
+        words = [sys.executable, "-m", "agent_safety_layer.cli.supervise", "--help"]
+        done = subprocess.run(words, stdout=nobody, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_what_cannot_be_started_says_why(shell: Shell) -> None:
+    said = shell.type("ls -la")
+    assert (said.returncode, said.stderr) == (
+        127,
+        "asl-supervise: ls -la: no such program on PATH; a shell's command line goes with sh -c\n",
+    )
+    script = shell.folder / "script"
+    script.write_text("#!/no/such/shell\n")
+    script.chmod(0o755)
+    said = shell.type("./script")
+    assert (said.returncode, said.stderr) == (
+        127,
+        "asl-supervise: ./script: the interpreter that it names is not there\n",
+    )
+
+
 # -- policies ----------------------------------------------------------------------------------------------------------
 
 

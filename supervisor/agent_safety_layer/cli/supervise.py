@@ -175,7 +175,12 @@ def main(without: frozenset[str] = frozenset()) -> None:
         if imports is not None:
             bytecode.keep(kept, imports)
     except Stop as stop:
-        sys.stdout.write(str(stop))
+        try:
+            if sys.stdout is not None:
+                sys.stdout.write(str(stop))
+                sys.stdout.flush()
+        except OSError:  # whoever reads it has had enough, or the disk is full
+            os._exit(1)
         sys.exit(0)
     except AslError as error:
         _fail(str(error), error.exit_code)

@@ -175,7 +175,11 @@ def retain(compressed: bool, max_age: str | None, max_size: str | None, dry_run:
 
             click.echo(json.dumps(asdict(act)))
             continue
-        said = {"compressed": f"{act.bytes_before} -> {act.bytes_after} bytes", "removed": f"{act.bytes_before} bytes"}
+        before = f"{act.bytes_before} bytes"
+        said = {
+            "compressed": before if dry_run else f"{act.bytes_before} -> {act.bytes_after} bytes",
+            "removed": before,
+        }
         why = ", ".join(filter(None, (said.get(act.what, ""), act.why)))
         click.echo(f"{act.what:<10} {visible(act.path)}: {visible(why)}")
 
