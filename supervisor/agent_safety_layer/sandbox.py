@@ -56,6 +56,7 @@ _SHARED_BYTES = 64 << 20  # of memory shared with others that the child gets a c
 _RETURNED, _RAISED, _REFUSED = "r", "x", "f"  # refused: it raised, and that can be because of a refusal
 _LIMITS = ("memory", "output", "written", "operations")
 _inside: SafetyLayer | None = None  # whose sandbox this process is
+_holds: Sandbox = (True, None)  # what was asked for there, beside the layer's own
 
 
 class SandboxDied(AslError):
@@ -100,10 +101,12 @@ class Call:
         ``SandboxDied`` when it ended without a word; ``AslError`` when the policy cannot be enforced here.
         """
         if _inside is not None:
-            if _inside is self._layer:  # it holds already
+            asks_no_more = self._sandbox == _holds or (isinstance(self._sandbox[0], bool) and not self._sandbox[1])
+            if _inside is self._layer and asks_no_more:  # it holds already
                 return _awaited(self._func())
             wanted = "a sandboxed call needs a process that nobody supervises yet"
-            raise UnsupportedError(wanted, "this one is sandboxed under another layer", "Call it outside.")
+            other = "under another layer" if _inside is not self._layer else "without this call's policy and limits"
+            raise UnsupportedError(wanted, f"this one is sandboxed {other}", "Call it outside.")
         if spans.supervised():
             wanted = "a sandboxed call needs a process that nobody supervises yet"
             raise UnsupportedError(wanted, "this one runs under asl-supervise", "Leave sandbox out: its policy holds.")
@@ -245,10 +248,10 @@ class Call:
 
     def _work(self, writer: int, collects: bool) -> int:
         """In the child: call the function and send what comes of it."""
-        global _inside
+        global _inside, _holds
         if collects:
             gc.enable()
-        _inside = self._layer
+        _inside, _holds = self._layer, self._sandbox
         # What Python tries for its own sake is no violation of the function's.
         sys.dont_write_bytecode = True
         linecache.updatecache = _no_lines  # type: ignore[assignment]

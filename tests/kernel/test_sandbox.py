@@ -263,6 +263,25 @@ def test_limits_of_one_operation(safety: SafetyLayer) -> None:
         safety.guard(time.sleep, sandbox=True, limits={"wall_tim": "1s"})(0)
 
 
+def test_a_call_within_a_call_has_what_it_asks_for_or_does_not_begin(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret")
+    (tmp_path / "no.yaml").write_text(f"version: 1\nfiles: {{block: ['{tmp_path}/secret']}}\n")
+    safety = SafetyLayer()
+
+    def read() -> str:
+        return (tmp_path / "secret").read_text()
+
+    assert safety.guard(safety.guard(read, sandbox=True), sandbox=True)() == "s3cret"
+    for more in ({"sandbox": tmp_path / "no.yaml"}, {"sandbox": True, "limits": {"wall_time": "1h"}}):
+        further = safety.guard(read, **more)  # type: ignore[call-overload]
+        with pytest.raises(UnsupportedError, match="without this call's policy"):
+            safety.guard(further, sandbox=True)()
+    strict = safety.guard(read, sandbox=tmp_path / "no.yaml")
+    with pytest.raises(SafetyViolation, match="secret"):
+        safety.guard(strict, sandbox=tmp_path / "no.yaml")()
+    assert safety.guard(further, **more)() == "s3cret"  # type: ignore[call-overload]
+
+
 def test_the_network_is_confined(safety: SafetyLayer) -> None:
     server = socket.create_server(("127.0.0.1", 0))
     port = server.getsockname()[1]
