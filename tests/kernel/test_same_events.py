@@ -1,10 +1,13 @@
-"""Both backends tell the same of the same program: every event with everything in it that does not vary by itself."""
+"""Both backends do the same with each kind of operation under each action, and tell the same of the same program: every
+event with everything in it that does not vary by itself."""
 
 from __future__ import annotations
 
 import pathlib
 import re
 import shutil
+import socket
+import subprocess
 import sys
 from collections import Counter
 from itertools import zip_longest
@@ -24,6 +27,118 @@ network:
   listen: ["127.0.0.1:*"]
 """
 )
+
+# -- each kind under each action ---------------------------------------------------------------------------------------
+
+ACTIONS = ("allow", "audit", "warn", "require_approval", "block")
+EACH_KIND = """
+import errno, os, signal, socket
+
+def tcp():
+    return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+
+def kill():
+    r, w = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(w)
+        os.read(r, 1)
+        os._exit(0)
+    try:
+        os.kill(child, signal.SIGTERM)
+    finally:
+        os.close(w)
+        os.waitpid(child, 0)
+
+acts = {
+    "file.read": lambda: os.close(os.open("marked-read", os.O_RDONLY)),
+    "file.write": lambda: os.close(os.open("marked-write", os.O_WRONLY)),
+    "file.create": lambda: os.close(os.open("marked-new", os.O_WRONLY | os.O_CREAT, 0o600)),
+    "file.delete": lambda: os.unlink("marked-delete"),
+    "file.rename": lambda: os.rename("marked-old", "marked-moved"),
+    "file.link": lambda: os.link("plain", "marked-link"),
+    "file.meta": lambda: os.chmod("marked-meta", 0o600),
+    "file.list": lambda: os.listdir("marked-folder"),
+    "net.connect": lambda: tcp().connect(("127.0.0.1", 9)),
+    "net.bind": lambda: tcp().bind(("127.0.0.1", 0)),
+    "net.send": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9)),
+    "net.unix": lambda: socket.socket(socket.AF_UNIX).connect("socket"),
+    "process.exec": lambda: os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)[1]),
+    "process.signal": kill,
+}
+for kind, act in acts.items():
+    try:
+        act()
+        print(kind, "done")
+    except OSError as error:
+        print(kind, errno.errorcode[error.errno])
+"""
+
+
+def each_kind(action: str) -> str:
+    """A policy with a rule for each kind that the program above does."""
+    rules = ["rules:"]
+    for kind in re.findall(r'"([a-z]+\.[a-z]+)":', EACH_KIND):
+        path = ', path: "${WORKSPACE}/marked*"' if kind.startswith("file.") else ""
+        argv = ', argv: "true"' if kind == "process.exec" else ""
+        rules.append(f"  - {{name: on-{kind}, on: {kind}{path}{argv}, action: {action}, reason: on purpose}}")
+    return "\n".join((NETWORK.rstrip(), '  unix: ["${WORKSPACE}"]', *rules)) + "\n"
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_both_backends_do_the_same_with_each_kind_under_each_action(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    argv = [sys.executable, "-I", "-S", "-c", EACH_KIND]
+    refused = action in ("block", "require_approval")
+
+    def prepared() -> pathlib.Path:
+        ws = tmp_path / "ws"
+        shutil.rmtree(ws, ignore_errors=True)
+        (ws / "marked-folder").mkdir(parents=True)
+        for name in ("plain", *(f"marked-{what}" for what in ("read", "write", "delete", "old", "meta"))):
+            (ws / name).write_text("x")
+        return ws
+
+    def served() -> socket.socket:
+        """Somebody outside who listens at a path of the workspace, which may be too long to be an address."""
+        monkeypatch.chdir(prepared())
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind("socket")
+        listener.listen()
+        return listener
+
+    with served():
+        free = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(free) == 14
+    found = {}
+    for backend in ("notify", "ptrace"):
+        options = ("--backend", backend, "--approve", "deny")
+        with served():
+            found[backend] = run(argv, tmp_path, policy=each_kind(action), options=options)
+        assert found[backend].code == 0, found[backend].err
+        for line in free:
+            kind = line.split()[0]
+            events = [e for e in found[backend].events(kind) if e["decision"].get("rule") == f"on-{kind}"]
+            if action == "allow":  # where others allow it as well, one of them is named
+                events = found[backend].events(kind)
+            assert events, (kind, found[backend].events(kind))
+            assert {event["decision"]["action"] for event in events} == {action}
+            assert {event.get("effective", action) == "block" for event in events} == {refused}
+    notified, traced = found["notify"], found["ptrace"]
+    assert notified.out == traced.out
+    if refused:
+        assert {line.split()[1] for line in traced.out.splitlines()} <= {"EACCES", "EPERM", "ECONNREFUSED"}
+    else:
+        assert traced.out.splitlines() == free
+    assert_same(*apart(notified, traced))
+    keys = ("kind", "action", "effective", "rule", "where", "reason", "count")
+    one, other = ([[denial[key] for key in keys] for denial in each.report["denials"]] for each in (notified, traced))
+    assert one == other
+    assert len(one) == (len(free) if refused else 0)
+
+
+# -- real programs -----------------------------------------------------------------------------------------------------
 
 GIT = """
 set -e
@@ -101,6 +216,7 @@ _NAMES = (  # what programs make up anew in each run
     (re.compile(r"(tmp_\w*?(?:-incoming-|_))\w{6}\b"), r"\1RANDOM"),
     (re.compile(r"/tmp\w{8}\b"), "/tmpRANDOM"),
     (re.compile(r"\.git/t\w{6}\b"), ".git/tRANDOM"),
+    (re.compile(r"('target', )\d+"), r"\1PID"),
     (re.compile(r"('port', )\d+"), r"\1PORT"),
     (re.compile(r"\d{8}-\d{6}\.\d+-\w{6}"), "RUN"),
 )
@@ -117,6 +233,12 @@ def told(found: Result) -> Counter[tuple[str, ...]]:
         events.setdefault(entry["pid"], []).append(text)
         threads.setdefault(entry["pid"], set()).add(entry["tid"])
     return Counter(tuple(sorted(done) if len(threads[pid]) > 1 else done) for pid, done in events.items())
+
+
+def apart(one: Result, other: Result) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """What only one of two runs tells, and only the other."""
+    mine, theirs = told(one), told(other)
+    return sorted((mine - theirs).elements()), sorted((theirs - mine).elements())
 
 
 def assert_same(one: list[tuple[str, ...]], other: list[tuple[str, ...]]) -> None:
@@ -141,8 +263,7 @@ def test_both_backends_tell_the_same_of_real_programs(tmp_path: pathlib.Path, na
             assert found[backend].trace[0]["backend"] == found[backend].report["backend"] == backend
         notified, traced = found["notify"], found["ptrace"]
         assert notified.out == traced.out != ""
-        one, other = told(notified), told(traced)
-        assert_same(sorted((one - other).elements()), sorted((other - one).elements()))
+        assert_same(*apart(notified, traced))
         assert notified.report["counts"] == traced.report["counts"]
         for entry in traced.events():
             assert "result" in entry or entry["kind"] in ("process.exit", "net.dns"), entry
