@@ -20,7 +20,8 @@ and, for commands under kernel enforcement:
     sandbox, compiled         a function in a confined child; a layer's policies and boundaries for the kernel
     plaindata                 values from a process that nobody trusts
     spans                     telling a supervisor which operation runs
-    helper, hosted, link      the process that forks supervisors; a session in one; what they say to each other
+    helper, forker            the process that forks supervisors, from outside and inside
+    hosted, link              a session in one; what program and supervisor say to each other
 
 ``asl_hooks`` does what touches the kernel and knows no policy; this package imports it, never the reverse.
 

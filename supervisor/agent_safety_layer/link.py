@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import struct
-import threading
+from _thread import allocate_lock
 from array import array
 from collections.abc import Sequence
 from importlib import import_module
@@ -31,7 +31,7 @@ class Link:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._buffer = bytearray()
-        self._sending = threading.Lock()
+        self._sending = allocate_lock()
         self.fds: list[int] = []
         self.ended = False
 

@@ -32,7 +32,7 @@ from contextlib import suppress
 from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from agent_safety_layer import helper, plaindata, spans
+from agent_safety_layer import forker, plaindata, spans
 from agent_safety_layer.approvals.linked import PROGRAM, Answering
 from agent_safety_layer.boundaries import BoundaryViolation
 from agent_safety_layer.compiled import Sandbox, policy_of
@@ -364,7 +364,7 @@ def _warm() -> None:
     """Import what the fork needs: another thread may be importing just then, and hold that module's lock for ever."""
     global _is_warm
     if not _is_warm:
-        helper.warm()
+        forker.warm()
         _is_warm = True
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -87,11 +86,13 @@ class Resolver:
         self._start()
 
     def _start(self) -> None:
+        from threading import Thread  # here, as it makes each fork of the helper's more expensive
+
         while self._queue and self._busy < THREADS:
             host = self._queue.popleft()
             if host in self._asking:  # not given up meanwhile
                 try:
-                    threading.Thread(target=self._look_up, args=(host,), daemon=True).start()
+                    Thread(target=self._look_up, args=(host,), daemon=True).start()
                 except RuntimeError as error:  # the user may have no more threads
                     self._answer(host, Resolution((), str(error)))
                 else:
