@@ -1,5 +1,6 @@
 """``asl trace export`` as a user types it."""
 
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,24 @@ def test_what_fails_leaves_nothing(trace, tmp_path):
     assert (tmp_path / "out").read_text() == "before"
     assert "Cannot write" in asl("export", "csv", trace, "-o", tmp_path / "no" / "out", check=125).stderr
     assert "Usage" in asl("export", "xml", trace, check=2).stderr
+
+
+def test_what_is_no_file_is_written_in_place(trace, tmp_path):
+    said = asl("export", "sarif", trace).stdout
+    assert asl("export", "sarif", trace, "-o", "/dev/stdout").stdout == said
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        asl("export", "sarif", trace, "-o", pipe)
+        assert os.read(reader, 1 << 16).decode() == said
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    link.symlink_to("target")
+    asl("export", "sarif", trace, "-o", link)
+    assert link.is_symlink()
+    assert (tmp_path / "target").read_text() == said
 
 
 def test_help_names_every_format():

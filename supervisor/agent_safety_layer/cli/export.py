@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
 
 from agent_safety_layer.cli.options import opened, tell_truncated
+from agent_safety_layer.cli.output import output_file
 from agent_safety_layer.trace.exports import FORMATS
 
 _LIST = "\n".join(f"  {name:<8} {said}" for name, said in FORMATS.items())
@@ -28,8 +28,6 @@ _LIST = "\n".join(f"  {name:<8} {said}" for name, said in FORMATS.items())
 def export(kind: str, name: str, output: str | None, endpoint: str | None) -> None:
     from importlib import import_module
 
-    from agent_safety_layer.errors import AslError
-
     module = import_module(f"agent_safety_layer.trace.exports.{kind}")
     with opened(name) as reader:
         if kind == "otel":
@@ -38,14 +36,6 @@ def export(kind: str, name: str, output: str | None, endpoint: str | None) -> No
         elif output is None:
             module.export(reader, sys.stdout)
         else:
-            scratch = f"{output}.{os.getpid()}"
-            try:
-                with open(scratch, "x", encoding="utf-8", newline="", errors="backslashreplace") as out:
-                    module.export(reader, out)
-                os.replace(scratch, output)
-            except OSError as error:
-                raise AslError(f"Cannot write {output}: {error.strerror}.", remedy="Choose another file.") from None
-            finally:
-                if os.path.lexists(scratch):
-                    os.unlink(scratch)
+            with output_file(output) as out:
+                module.export(reader, out)
         tell_truncated(reader)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import click
 
+from agent_safety_layer.cli.output import output_file
 from agent_safety_layer.terminal import visible
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def learn(names: tuple[str, ...], merge: str, output: str, called: str) -> None:
             policies = [_loaded(document(learned, runs, called), run) for run in runs]
         text = document(learned, runs, called)
     if output:
-        _write(output, text)
+        with output_file(output) as out:
+            out.write(text)
     else:
         click.echo(text, nl=False)
     _tell(runs, policies, output)
@@ -94,18 +95,6 @@ def _loaded(text: str, run: Run, name: str = "learned.yaml") -> Policy:
     from agent_safety_layer.policy import load_text
 
     return load_text(text, name=name, variables=run.variables)
-
-
-def _write(path: str, text: str) -> None:
-    from agent_safety_layer.errors import AslError
-
-    scratch = f"{path}.{os.getpid()}"
-    try:
-        with open(scratch, "x", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(scratch, path)
-    except OSError as error:
-        raise AslError(f"Cannot write {path}: {error.strerror}.", remedy="Choose a file that you can write.") from None
 
 
 def _tell(runs: list[Run], policies: list[Policy], output: str) -> None:

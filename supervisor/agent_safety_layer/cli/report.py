@@ -7,6 +7,7 @@ import os
 import click
 
 from agent_safety_layer.cli.options import opened, tell_truncated
+from agent_safety_layer.cli.output import output_file
 from agent_safety_layer.terminal import visible
 
 
@@ -23,7 +24,6 @@ def report(name: str, output: str, most: int, key: str | None) -> None:
     It loads nothing from anywhere, so it can be mailed, archived and opened offline. Where a run has more events than
     the table holds, all that were not simply allowed come first. TRACE is `last` when not given.
     """
-    from agent_safety_layer.errors import AslError
     from agent_safety_layer.trace.page.digest import digest
     from agent_safety_layer.trace.page.html import page
     from agent_safety_layer.trace.verify import CHANGED, verify
@@ -38,14 +38,6 @@ def report(name: str, output: str, most: int, key: str | None) -> None:
         tell_truncated(reader)
         verdict = verify(reader.path, checker)
     text = page(found, verdict.message, verdict.state != CHANGED and found.truncated_after is None)
-    scratch = f"{output}.{os.getpid()}"
-    try:
-        with open(scratch, "x", encoding="utf-8") as out:
-            out.write(text)
-        os.replace(scratch, output)
-    except OSError as error:
-        raise AslError(f"Cannot write {output}: {error.strerror}.", remedy="Choose another file with -o.") from None
-    finally:
-        if os.path.lexists(scratch):
-            os.unlink(scratch)
+    with output_file(output) as out:
+        out.write(text)
     click.echo(f"{visible(os.path.abspath(output))}: {len(text.encode()) // 1024:,} KiB", err=True)
