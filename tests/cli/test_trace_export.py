@@ -63,6 +63,23 @@ def test_what_is_no_file_is_written_in_place(trace, tmp_path):
     assert (tmp_path / "target").read_text() == said
 
 
+@pytest.mark.parametrize("words", [("show",), ("query",), ("verify",), ("export", "csv")])
+def test_a_full_disk_behind_standard_output_is_told(trace, words):
+    command = [sys.executable, "-m", "agent_safety_layer.cli.main", "trace", *words, str(trace)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (125, "asl: No space left on device\n")
+
+
+def test_who_reads_may_stop(trace):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "agent_safety_layer.cli.main", "trace", "show", str(trace)]
+    with open(writer, "wb") as nobody:
+        done = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_help_names_every_format():
     said = asl("export", "--help").stdout
     assert all(name in said for name in (*FORMATS, "otel"))

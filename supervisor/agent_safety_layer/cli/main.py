@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib import import_module
@@ -61,12 +62,20 @@ def main(args: list[str] | None = None) -> Any:
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")  # a locale without UTF-8 is no reason to fail
     try:
-        cli.main(args=args, prog_name="asl")
+        try:
+            cli.main(args=args, prog_name="asl")
+        finally:
+            if stream is not None:
+                stream.flush()  # while it can still be told that it fails
     except AslError as error:
         message = "\n".join(visible(line) for line in str(error).splitlines())
         click.echo(f"asl: {message}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder that is not ours, no descriptors left
+        if stream is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)  # for what it still holds
+        if error.errno == errno.EPIPE:  # whoever reads has had enough
+            sys.exit(1)
         named = f"{visible(os.fsdecode(error.filename))}: " if error.filename else ""
         click.echo(f"asl: {named}{error.strerror or error}", err=True)
         sys.exit(125)
