@@ -17,6 +17,7 @@ import stat
 from errno import EIO
 from termios import OPOST, TCSANOW, TIOCGWINSZ, TIOCSWINSZ, tcgetattr, tcsetattr
 from termios import error as termios_error
+from time import sleep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,17 +27,26 @@ if TYPE_CHECKING:
     from agent_safety_layer.live import LiveLine
 
 _CHUNK = 1 << 16
+_MUTED_S = 0.05  # until it is looked again whether a question still stands
 
 
 class Output:
     """Replacements for descriptors 1 and 2 that count. ``count`` is what has come so far, in bytes.
 
     ``given`` pairs the descriptors that the tree gets with their places, except those in ``closed``. Without a limit
-    only terminals are replaced. A ``line`` is taken away before something is printed.
+    only terminals are replaced. A ``line`` is taken away before something is printed. Nothing is while ``muted``: a
+    question stands on the terminal.
     """
 
-    def __init__(self, limit_bytes: int | None, closed: tuple[int, ...] = (), line: LiveLine | None = None) -> None:
+    def __init__(
+        self,
+        limit_bytes: int | None,
+        closed: tuple[int, ...] = (),
+        line: LiveLine | None = None,
+        muted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.count = 0
+        self._muted = muted
         self._line = line
         self.given: list[tuple[int, int]] = []
         self._limit = 1 << 62 if limit_bytes is None else limit_bytes
@@ -134,6 +144,8 @@ class Output:
             self._line.end()
 
     def _print(self, fd: int, data: bytes) -> bool:
+        while self._muted():
+            sleep(_MUTED_S)
         self._pass_modes(fd)
         view = memoryview(data)
         while view:

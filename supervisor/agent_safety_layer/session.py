@@ -514,7 +514,7 @@ class Session:
             return None
         from agent_safety_layer.output import Output
 
-        return Output(limits.output_bytes, self._closed, line)
+        return Output(limits.output_bytes, self._closed, line, lambda: self._stderr.muted)
 
     def _live_line(self) -> LiveLine | None:
         """With -v, on a terminal that is ours to write to."""

@@ -21,6 +21,7 @@ signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 def spoof():
     if way == "opens the terminal anew":
         for fd in (0, 1, 2): os.close(fd)
+    if way == "writes where it is counted": os.close(0)  # it has no terminal any more
     while not os.path.exists("over"):
         try: tty = os.open("/dev/tty", os.O_RDWR) if way == "opens the terminal anew" else 1
         except OSError: continue
@@ -39,17 +40,17 @@ except OSError as error: found = error.strerror
 open("loot", "w").write(found)
 open("over", "w").close()
 """
-WAYS = ("types", "writes", "opens the terminal anew")
+WAYS = ("types", "writes", "writes where it is counted", "opens the terminal anew")
 
 
-def asking(scene: Scene) -> Path:
+def asking(scene: Scene, more: str = "") -> Path:
     """A policy that asks about one file, which holds MARK."""
     (scene.base / "asked").mkdir()
     (scene.base / "asked" / "file").write_text(MARK)
     policy = scene.base / "asking.yaml"
     policy.write_text(
         'version: 1\nname: asking\nfiles: {read: ["/"], write: ["${WORKSPACE}"], '
-        f'ask: ["{scene.base / "asked"}"]}}\napprovals: {{timeout: 4s}}\n'
+        f'ask: ["{scene.base / "asked"}"]}}\napprovals: {{timeout: 4s}}\n{more}'
     )
     return policy
 
@@ -58,7 +59,8 @@ def asking(scene: Scene) -> Path:
 @pytest.mark.parametrize("way", WAYS)
 def test_on_the_terminal(scene: Scene, way: str) -> None:
     file = scene.base / "asked" / "file"
-    command = scene.command([sys.executable, "-c", TERMINAL, file, way], "--approve", "tty", policy=asking(scene))
+    policy = asking(scene, "limits: {output: 100MiB}\n" if "counted" in way else "")
+    command = scene.command([sys.executable, "-c", TERMINAL, file, way], "--approve", "tty", policy=policy)
     person = Typist(command, scene.ws, scene.environment())
     person.expect(QUESTION)
     while person.read(1.0):  # whatever still comes was written before

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from typing import Any
@@ -295,23 +293,24 @@ print("lived")
 
 def test_a_task_that_ends_on_the_way_of_a_descriptor_is_no_failure_of_ours() -> None:
     """An address space that has gone reads as nothing at all, which is no error. Once it was the end of the run."""
-    child = os.fork()
-    if not child:
-        signal.pause()
     channel = handover.Channel()
-    channel.join(child)
-    with mmap.mmap(-1, mmap.PAGESIZE) as page, open("/etc/hosts") as file:
+    with (
+        subprocess.Popen(["sleep", "600"]) as child,
+        mmap.mmap(-1, mmap.PAGESIZE) as page,
+        open("/etc/hosts") as file,
+    ):
+        channel.join(child.pid)
         at = ctypes.addressof(ctypes.c_char.from_buffer(page))
-        calls = channel.hand_over(child, file.fileno(), False)
+        calls = channel.hand_over(child.pid, file.fileno(), False)
         assert next(calls)[1][1] == mmap.PAGESIZE
         _, given = calls.send(at)
         assert given[-1] == at, "two descriptors are to be written there"
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        child.kill()
+        child.wait()
         with pytest.raises(OSError, match="unreadable memory"):
             calls.send(0)
         assert channel.broken
-        channel.leave(child)
+        channel.leave(child.pid)
 
 
 # -- signals, threads --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 from collections import deque
 from time import monotonic, sleep
@@ -19,6 +20,7 @@ from agent_safety_layer.approvals.exchange import Local
 from agent_safety_layer.approvals.prompt import Hangup, Interrupt, Prompt
 from agent_safety_layer.approvals.question import Answered, user
 from agent_safety_layer.engine.gate import Answer
+from asl_hooks.processes import read_status
 from asl_hooks.warden import descendants
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.terminal import Stderr
 
 _STOPS_S = 0.15
+_RUNNING = -1
 
 
 def own_terminal() -> str:
@@ -163,28 +166,35 @@ def _group_of(pid: int) -> int:
 
 
 class Holders:
-    """The processes of a tree that have one of *devices* open, stopped from the first ``sweep`` to ``release``."""
+    """The processes of a tree that have one of *devices* open, or a socket by which they can be handed it, stopped from
+    the first ``sweep`` to ``release``.
+
+    A stopped process can be made to go on, by SIGCONT of another or of a timer of its own, and be stopped again after
+    what it wanted to do. So what counts is whether it has run, which the kernel's context switches tell.
+    """
 
     def __init__(self, warden: int, devices: set[int]) -> None:
         self._warden = warden
         self._devices = devices
         self._stopped: list[int] = []
+        self._runs: dict[int, int] = {}  # of each that holds it, when it was last looked at
 
     def tree(self) -> list[int]:
         """The processes of the tree, parents first."""
         return descendants(self._warden)
 
     def sweep(self) -> bool:
-        """Stop every process that holds the terminal; whether they all were stopped already."""
-        found = [pid for pid in self.tree() if pid not in self._stopped and self._holds(pid)]
-        fresh = [pid for pid in found if not _is_stopped(pid) and _signal(pid, signal.SIGSTOP)]
-        self._stopped += fresh
+        """Stop every process that holds the terminal; whether none of them has run since the last time."""
+        now = {pid: _runs(pid) for pid in self.tree() if pid in self._runs or self._holds(pid)}
+        moved = [pid for pid, runs in now.items() if runs == _RUNNING or runs != self._runs.get(pid)]
+        fresh = [pid for pid in moved if not _is_stopped(pid) and _signal(pid, signal.SIGSTOP)]
+        self._stopped += [pid for pid in fresh if pid not in self._stopped]
         until = monotonic() + _STOPS_S
         while monotonic() < until and not all(_is_stopped(pid) for pid in fresh):
-            sleep(
-                0.002
-            )  # nothing tells when somebody else's child has stopped; one that waits for its answer never does
-        return not fresh
+            # Nothing tells when somebody else's child has stopped; one that waits for its answer never does.
+            sleep(0.002)
+        self._runs = now | {pid: _runs(pid) for pid in moved}
+        return not moved
 
     def _holds(self, pid: int) -> bool:
         try:
@@ -195,17 +205,33 @@ class Holders:
             return True
         for name in names:
             try:
-                if os.stat(f"/proc/{pid}/fd/{name}").st_rdev in self._devices:
-                    return True
+                there = os.stat(f"/proc/{pid}/fd/{name}")
             except OSError:
                 continue
+            if there.st_rdev in self._devices or stat.S_ISSOCK(there.st_mode):
+                return True
         return False
 
     def release(self) -> None:
         """Let them go on: children first, so that no parent sees a stopped one."""
         stopped, self._stopped = self._stopped, []
+        self._runs.clear()
         for pid in reversed(stopped):
             _signal(pid, signal.SIGCONT)
+
+
+def _runs(pid: int) -> int:
+    """How often the process's threads have run and come to rest; ``_RUNNING`` while one of them runs."""
+    found = 0
+    try:
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            status = read_status(int(tid))
+            if status[b"State"].startswith(b"R"):
+                return _RUNNING
+            found += int(status[b"voluntary_ctxt_switches"]) + int(status[b"nonvoluntary_ctxt_switches"])
+    except (OSError, KeyError):
+        return _RUNNING  # a thread has just ended
+    return found
 
 
 def _is_stopped(pid: int) -> bool:
