@@ -6,7 +6,9 @@ Orphans of the tree become the warden's children, so it can always reach them al
 supervisor says so (a byte on the control pipe) and when the supervisor dies (its pidfd). It runs no policy and holds
 no listener; nothing of the tree may signal it (the domain's signal scope, or the supervisor's judgement of ``kill``).
 It stands in a process group of its own, so a SIGKILL to the supervisor's group, as ``timeout -s KILL`` and CI runners
-send it, leaves it to do its work.
+send it, leaves it to do its work. Where the supervisor's group is orphaned (setpgid(2)) it stands in a session of its
+own: a parent of the same session in another group would make that group one whose stopped members somebody might
+continue, so that SIGTSTP stopped it for ever, and would hang it up, caller and all, when the warden is killed.
 
 Why ending is certain: every fork of the tree is a stopped call. Once the supervisor is gone, or no longer answers, no
 fork can succeed (a closed listener makes them ENOSYS), so what is killed is not replaced; and as long as anything of
@@ -163,11 +165,30 @@ def _field(pid: int, name: bytes) -> int:
 
 def stand_apart() -> None:
     """A process group of its own, and deaf to every signal that can be ignored: only its pipes move the warden."""
-    os.setpgid(0, 0)
+    if _orphaned():
+        os.setsid()
+    else:
+        os.setpgid(0, 0)
     for number in range(1, 65):
         if number not in _NOT_TO_IGNORE:
             _signal.signal(number, _signal.SIG_IGN)
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
+
+
+def _orphaned() -> bool:
+    """Whether no ancestor of this process is of its session but outside of its process group, as a shell is that
+    controls jobs: nobody would continue that group, so SIGTSTP, SIGTTIN and SIGTTOU do not stop it.
+    """
+    group, session = os.getpgrp(), os.getsid(0)
+    pid = os.getppid()
+    while pid:
+        try:
+            if os.getpgid(pid) != group:
+                return os.getsid(pid) != session
+        except ProcessLookupError:
+            break
+        pid = parent_of(pid)
+    return True
 
 
 def run(

@@ -517,6 +517,24 @@ def _quoted(word: str) -> str:
     return "'" + word.replace("'", "'\"'\"'") + "'"
 
 
+@pytest.mark.parametrize("name", ["TSTP", "TTIN", "TTOU"])
+def test_what_nobody_would_continue_is_not_stopped(tmp_path: Path, policy: Path, name: str) -> None:
+    """In a process group that no shell controls, as in CI, the kernel does not stop anybody by these signals."""
+    script = ["sh", "-c", f"kill -{name} $$; echo went on"]
+    for words in (script, runs.command("-q", "-p", policy, *script)):
+        done = subprocess.run(
+            words,
+            env=runs.environment(tmp_path),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace is made by root here")
 @pytest.mark.parametrize(("script", "status"), [("exit 6", 6), ("kill -TERM $$", 128 + signal.SIGTERM)])
 def test_as_the_first_process_of_a_container(tmp_path: Path, policy: Path, script: str, status: int) -> None:

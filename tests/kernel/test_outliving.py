@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,6 +87,29 @@ def test_when_the_warden_is_killed(tmp_path: Path, policy: Path, mark: str, ways
     os.kill(warden, signal.SIGKILL)
     assert runs.gone(mark) == []
     assert closed(run) == 125
+
+
+def test_whoever_began_the_run_is_not_hung_up(tmp_path: Path, policy: Path, mark: str) -> None:
+    """A script of CI is in a process group that no shell controls; the kernel hangs such a group up when it loses its
+    last tie to its session while one of it is stopped.
+    """
+    line = runs.command("-q", "-p", policy, sys.executable, runs.HOSTILE, mark, *WAYS)
+    script = subprocess.Popen(
+        ["sh", "-c", f"{shlex.join(line)}; echo $?"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=runs.environment(tmp_path),
+        start_new_session=True,
+    )
+    assert script.stdout is not None
+    assert script.stdout.readline() == "ready\n"
+    (supervisor,) = runs.children(script.pid)
+    (warden,) = runs.children(supervisor)
+    os.kill(warden, signal.SIGKILL)
+    assert script.stdout.read() == "125\n"
+    assert script.wait() == 0
+    script.stdout.close()
+    assert runs.gone(mark) == []
 
 
 def test_when_the_whole_process_group_is_killed(tmp_path: Path, policy: Path, mark: str) -> None:
