@@ -175,8 +175,11 @@ class Tree:
         self._accounts.last(pid, (user_s, system_s), int(read), int(written))
 
     def signal(self, number: int) -> None:
-        """Send the child a signal."""
-        _send(self._launched.pid, number)
+        """Send the child a signal; nobody when it has gone, whose id may by then be another's."""
+        try:
+            _signal.pidfd_send_signal(self._launched.pidfd, number)
+        except ProcessLookupError:
+            pass
 
     def kill(self, number: int) -> None:
         """End the whole tree now, as by that signal."""
@@ -252,7 +255,7 @@ class Tree:
             if resized:
                 os.killpg(0, number)
             return
-        _send(self._launched.pid, number)
+        self.signal(number)
 
     def _suspend(self) -> None:
         """One of our group was in the background and used the terminal all the same: the job is to stop."""
