@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -64,6 +65,51 @@ def test_signals(scene: Scene, build: Build, bystander: Callable[..., Bystander]
     told = other.told()
     assert "SIGUSR1" in told, "without a supervisor they arrive"
     assert {"SIGUSR2", "SIGIO"}.intersection(told), "without a supervisor they arrive"
+
+
+# Signals to numbers that nobody has yet: who gets one between the look and the signal is hit. SIGURG does no harm.
+AHEAD = r"""
+int main(int argc, char **argv) {
+    for (int i = 0; i < 3; i++) if (!fork()) for (double until = now_() + 3; ; ) {
+        FILE *f = fopen("/proc/loadavg", "r"); int last = 0; fscanf(f, "%*s %*s %*s %*s %d", &last); fclose(f);
+        for (int ahead = 1; ahead < 12; ahead++) {
+            siginfo_t info = { .si_signo = SIGURG, .si_code = SI_QUEUE };
+            kill(last + ahead, SIGURG); syscall(SYS_tgkill, last + ahead, last + ahead, SIGURG);
+            syscall(SYS_rt_sigqueueinfo, last + ahead, SIGURG, &info);
+        }
+        if (now_() > until) _exit(0);
+    }
+    while (wait(0) > 0);
+    puts("tried");
+}
+"""
+NEWCOMERS = r"""
+int main(void) {  // until its input ends; prints how many of the processes that it made had a signal
+    sigset_t urgent; sigemptyset(&urgent); sigaddset(&urgent, SIGURG); sigprocmask(SIG_BLOCK, &urgent, 0);
+    int hit = 0, status; struct pollfd end = { 0, POLLIN };
+    while (!poll(&end, 1, 0)) {
+        if (!fork()) { usleep(2000); sigset_t got; sigpending(&got); _exit(sigismember(&got, SIGURG)); }
+        wait(&status); hit += WEXITSTATUS(status);
+    }
+    printf("%d\n", hit);
+}
+"""
+
+
+@pytest.mark.parametrize("scene", ["waved", "landlock=5", "landlock"], indirect=True)
+def test_newcomers(scene: Scene, build: Build) -> None:
+    """A process that starts between the look at a number and the signal to it is not of the tree either."""
+    ahead, newcomers = build(AHEAD), build(NEWCOMERS)
+
+    def hit(run: Callable[..., subprocess.CompletedProcess[str]]) -> int:
+        with subprocess.Popen([newcomers], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as outside:
+            done = run(ahead)
+            told, _ = outside.communicate()
+        assert "tried" in done.stdout, done.stdout + done.stderr
+        return int(told)
+
+    assert hit(scene.bound) == 0
+    assert hit(scene.free) > 0, "without a supervisor they are hit"
 
 
 def test_everybody(scene: Scene, bystander: Callable[..., Bystander]) -> None:

@@ -49,6 +49,8 @@ SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_ADDFD = 0x40082102, 0x40182103
 SECCOMP_IOCTL_NOTIF_SET_FLAGS = 0x40082104
 # unshare(2)
 CLONE_FS, CLONE_NEWIPC = 0x200, 0x08000000
+# pidfd_open(2)
+PIDFD_THREAD = 0x80
 # openat2(2)
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_CACHED = 0x02, 0x04, 0x20
 RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x08, 0x10
@@ -94,6 +96,8 @@ setgroups = bind("setgroups", _int, _ptr)
 unshare = bind("unshare", _long)
 signalfd4 = bind("signalfd4", _int, _ptr, _size, _int)
 tgkill = bind("tgkill", _int, _int, _int)
+rt_tgsigqueueinfo = bind("rt_tgsigqueueinfo", _int, _int, _int, _str)
+inotify_add_watch = bind("inotify_add_watch", _int, _str, ctypes.c_uint)
 tee = bind("tee", _int, _int, _size, ctypes.c_uint)
 utimensat = bind("utimensat", _int, _str, _str, _int)
 _openat2 = bind("openat2", _int, _str, _ptr, _size)

@@ -1,7 +1,9 @@
-"""Signals: only within the tree. Targets are numbers in registers, so nothing can change them after the look.
+"""Signals: only within the tree. Targets are numbers in registers, so nothing can change them after the look; whom a
+number means can.
 
 Landlock's signal scope (ABI 6) bounds every signal, by whatever way it is sent; there the call is waved through.
-Elsewhere a signal to a group reaches only those of the tree: the supervisor sends it to each of them.
+Elsewhere only signals to oneself are, and the supervisor sends the others: to the process that was looked at, and of a
+group to those of the tree.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ import os
 from errno import EBADF, EINVAL, ESRCH
 
 from agent_safety_layer.engine.operation import Operation
-from asl_hooks import syscalls
+from asl_hooks import memory, syscalls
 from asl_hooks._abi import linux
 from asl_hooks._abi.constants import IOPRIO_WHO_PROCESS, PRIO_PROCESS
+from asl_hooks.identity import Being
 from asl_hooks.paths import name_of
+from asl_hooks.processes import read_status
 from asl_hooks.warden import descendants
 
 TYPE_CHECKING = False
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from agent_safety_layer.engine.view import View
     from asl_hooks.backend import Call
     from asl_hooks.processes import Process
+
+_SIGINFO = 128
 
 
 class Signals:
@@ -34,9 +40,22 @@ class Signals:
         args = syscalls.spec(name).arguments(call.args)
         if name == "pidfd_send_signal":
             return self._by_pidfd(call, process, args[0], args[1], args[3])
-        target = args[1] if name in ("tgkill", "rt_tgsigqueueinfo") else args[0]
-        number = args[2] if name in ("tgkill", "rt_tgsigqueueinfo") else args[1]
-        return self._operation(call, process, target, number)
+        threads = name in ("tgkill", "rt_tgsigqueueinfo")
+        group, target, number = args[:3] if threads else (0, *args[:2])
+        view = self._view
+        event = view.event("process.signal", call, process, target=target, signal=number)
+        if target > 0:
+            outside = target not in process.tids and not view.is_ours(target) and os.path.exists(f"/proc/{target}")
+            if view.kernel.scopes_signals or outside:
+                return Operation(event, None, bounded=True, outside=outside)
+            if group == process.pid or target in (process.pid, call.tid):
+                return Operation(event, None, bounded=True)  # ids that are taken for as long as the caller lives
+            info = memory.read(process.mem, args[-1], _SIGINFO) if "queueinfo" in name else None
+            single = threads or name == "tkill"
+            return Operation(event, lambda: self._send(process, group, target, number, info, single=single))
+        if view.kernel.scopes_signals:
+            return Operation(event, None, bounded=True)
+        return Operation(event, lambda: self._send_to_group(process.pid, target, number))
 
     def _by_pidfd(self, call: Call, process: Process, fd: int, number: int, flags: int) -> Operation:
         view = self._view
@@ -77,15 +96,31 @@ class Signals:
         event = self._view.event("process.signal", call, process, target=target, detail="owner of SIGIO")
         return Operation(event, None, bounded=True, outside=target < 0 or not self._view.is_ours(target))
 
-    def _operation(self, call: Call, process: Process, target: int, number: int) -> Operation:
-        view = self._view
-        event = view.event("process.signal", call, process, target=target, signal=number)
-        if target > 0:
-            outside = target not in process.tids and not view.is_ours(target) and os.path.exists(f"/proc/{target}")
-            return Operation(event, None, bounded=True, outside=outside)
-        if view.kernel.scopes_signals:
-            return Operation(event, None, bounded=True)
-        return Operation(event, lambda: self._send_to_group(process.pid, target, number))
+    def _send(self, process: Process, group: int, target: int, number: int, info: bytes | None, *, single: bool) -> int:
+        """Signal *target*: the process, or the *single* thread, of *group* if that is given."""
+        try:
+            leader = int(read_status(target)[b"Tgid"])
+            held = linux.pidfd_open(leader, 0)
+        except OSError as error:
+            raise OSError(ESRCH, "nobody there") from error
+        try:
+            if group not in (0, leader) or not self._view.is_ours(leader):
+                raise OSError(ESRCH, "nobody of the tree there")
+            linux.pidfd_send_signal(held, 0, None, 0)  # it is there still, so it is the one that was looked at
+
+            def send() -> int:
+                if not single:
+                    return linux.pidfd_send_signal(held, number, info, 0)
+                if info is None:
+                    return linux.tgkill(leader, target, number)
+                return linux.rt_tgsigqueueinfo(leader, target, number, info)
+
+            if process.uid == os.geteuid():
+                return send()
+            with Being(process):
+                return send()
+        finally:
+            os.close(held)
 
     def _send_to_group(self, sender: int, target: int, number: int) -> int:
         """Signal those of the tree that are in the group *target* means (0 the sender's own, -1 everybody)."""
