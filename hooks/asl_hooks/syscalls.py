@@ -82,7 +82,7 @@ llistxattr(path ptr size) stat
 listxattrat(dirfd path flags ptr size) stat
 name_to_handle_at(dirfd path ptr ptr flags) stat
 statfs(path ptr) stat
-inotify_add_watch(fd path flags) stat
+inotify_add_watch(fd path flags) watch
 file_getattr(dirfd path ptr size flags) stat
 
 # files by descriptor

@@ -20,7 +20,8 @@ KINDS = {
 TAGS = {
     *("open", "open_handle", "mkdir", "mknod", "unlink", "rename", "link", "symlink", "truncate", "chmod", "chown"),
     *("utime", "xattr", "fd_meta", "stat", "chdir", "connect", "bind", "listen", "send", "sendmsg", "socket", "exec"),
-    *("fork", "kill", "setown", "sched", "ipc", "queue", "umask", "tell", "creds", "refuse", "absent"),
+    *("fork", "kill", "setown", "sched", "ipc", "queue", "umask", "tell", "creds", "linger", "watch"),
+    *("refuse", "absent"),
 }
 
 

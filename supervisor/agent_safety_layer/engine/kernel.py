@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from asl_hooks.bpf import Filter
 
 # Groups of calls (tags of ``asl_hooks.syscalls``) by the describer that answers them.
-OPEN_TAGS = ("open",)
+OPEN_TAGS = ("open", "watch")
 ENTRY_TAGS = ("mkdir", "mknod", "unlink", "rename", "link", "symlink")
 METADATA_TAGS = ("truncate", "chmod", "chown", "utime", "xattr", "fd_meta")
 NETWORK_TAGS = ("connect", "bind", "listen", "send", "sendmsg")

@@ -39,6 +39,7 @@ _FLAG_NAMES = tuple(
     )
 )
 _SPLICE_F_NONBLOCK = 2
+_IN_DONT_FOLLOW = 0x02000000
 _flag_texts: dict[int, str] = {}
 
 
@@ -125,6 +126,30 @@ class Opens:
         return Operation(
             event, perform, bounded=bounded, fds=(found.fd,), blocking=blocking, reopen=again, outside=foreign
         )
+
+    def watch(self, call: Call, process: Process, name: str) -> Operation:
+        """inotify_add_watch: whoever watches a folder is told what is in it, by and by. A watched file tells nothing
+        that a look at it does not.
+        """
+        mask = call.args[2] & 0xFFFFFFFF
+        path = self._objects.path(call, process, 1, linux.AT_FDCWD)
+        found = self._objects.locate(path, call, process, not mask & _IN_DONT_FOLLOW)
+        if found.fd < 0:
+            raise OSError(found.errno, "nothing there to watch")
+        try:
+            event = None
+            if stat.S_ISDIR(os.fstat(found.fd).st_mode):
+                judged = self._objects.name_judged(found)
+                event = self._objects.event("file.list", call, process, judged, path, detail="watched")
+            held = self._context.copy_descriptor(call, signed(call.args[0]))
+        except BaseException:
+            os.close(found.fd)
+            raise
+
+        def perform() -> int:  # by a path that leads to the held object and no further
+            return linux.inotify_add_watch(held, b"/proc/self/fd/%d" % found.fd, mask & ~_IN_DONT_FOLLOW)
+
+        return Operation(event, perform, fds=(found.fd, held))
 
     def _open_how(self, call: Call, process: Process) -> tuple[int, int, int]:
         size = call.args[3]
