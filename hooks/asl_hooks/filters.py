@@ -62,8 +62,8 @@ _CONDITIONS = (
             ),
         ),
     ),
-    # Changes of attributes, and of btrfs' subvolumes, that a descriptor for reading suffices for and Landlock does not
-    # know.
+    # Changes of attributes, of a file system's keys, and of btrfs' subvolumes, that a descriptor for reading suffices
+    # for and Landlock does not know.
     Rule(
         ("ioctl",),
         fail(EPERM),
@@ -77,6 +77,7 @@ _CONDITIONS = (
                 k.EXT4_IOC_SETVERSION_OLD,
                 k.FS_IOC_ENABLE_VERITY,
                 k.FS_IOC_SET_ENCRYPTION_POLICY,
+                k.FS_IOC_REMOVE_ENCRYPTION_KEY,
                 k.FAT_IOCTL_SET_ATTRIBUTES,
                 k.BTRFS_IOC_SNAP_CREATE,
                 k.BTRFS_IOC_SUBVOL_CREATE,
@@ -88,8 +89,8 @@ _CONDITIONS = (
             ),
         ),
     ),
-    # A lease makes whoever opens the file wait for its holder: the supervisor, for 45 s.
-    Rule(("fcntl",), fail(EPERM), (equals(1, k.F_SETLEASE),)),
+    # A lease, or (Linux 6.19) a delegation, makes whoever opens the file wait for its holder: the supervisor, for 45 s.
+    Rule(("fcntl",), fail(EPERM), (equals(1, k.F_SETLEASE, k.F_SETDELEG),)),
     Rule(("prlimit64",), fail(EPERM), (differs(0, 0), Nonzero(2))),
     Rule(("socketpair",), fail(EAFNOSUPPORT), (differs(0, k.AF_UNIX),)),
     Rule(("socket",), fail(EAFNOSUPPORT), (differs(0, k.AF_UNIX, *_INET, k.AF_NETLINK),)),
@@ -110,12 +111,16 @@ _CONDITIONS = (
         fail(EPERM),
         (equals(1, k.IPPROTO_TCP), equals(2, k.TCP_FASTOPEN, k.TCP_FASTOPEN_CONNECT)),
     ),
-    # Source routes: packets to the address that was judged go by way of one that nobody has judged.
+    # Source routes: packets to the address that was judged go by way of one that nobody has judged. A flow label can
+    # hold one.
     Rule(("setsockopt",), fail(EPERM), (equals(1, k.IPPROTO_IP), equals(2, k.IP_OPTIONS))),
     Rule(
         ("setsockopt",),
         fail(EPERM),
-        (equals(1, k.IPPROTO_IPV6), equals(2, k.IPV6_RTHDR, k.IPV6_2292RTHDR, k.IPV6_2292PKTOPTIONS)),
+        (
+            equals(1, k.IPPROTO_IPV6),
+            equals(2, k.IPV6_RTHDR, k.IPV6_2292RTHDR, k.IPV6_2292PKTOPTIONS, k.IPV6_FLOWLABEL_MGR),
+        ),
     ),
     Rule(("personality",), fail(EPERM), (differs(0, k.PER_LINUX, k.PER_QUERY, k.ADDR_NO_RANDOMIZE),)),
     # A listener of the tracee's own would answer before a ptrace tracer is asked: USER_NOTIF outranks TRACE. Where we
@@ -123,8 +128,8 @@ _CONDITIONS = (
     Rule(
         ("seccomp",), fail(EBUSY), (equals(0, k.SECCOMP_SET_MODE_FILTER), any_of(1, k.SECCOMP_FILTER_FLAG_NEW_LISTENER))
     ),
-    # It rewrites what /proc/<pid>/exe and cmdline tell.
-    Rule(("prctl",), fail(EPERM), (equals(0, k.PR_SET_MM),)),
+    # They rewrite what /proc/<pid>/exe and cmdline tell, and steer on which cores others run.
+    Rule(("prctl",), fail(EPERM), (equals(0, k.PR_SET_MM, k.PR_SCHED_CORE),)),
 )
 
 # What is worth a notification, where not every call of the name is. Several lines for a name: any of them.
@@ -142,6 +147,7 @@ _NARROWED: dict[str, tuple[tuple[Low | Nonzero, ...], ...]] = {
     "setpriority": ((differs(0, k.PRIO_PROCESS),), (differs(1, 0),)),
     "ioprio_set": ((differs(0, k.IOPRIO_WHO_PROCESS),), (differs(1, 0),)),
     "fcntl": ((equals(1, k.F_SETOWN),),),
+    "setsockopt": ((equals(1, k.SOL_SOCKET), equals(2, k.SO_LINGER)),),
     "prctl": ((equals(0, k.PR_ASL_TELL),),),
 }
 

@@ -184,7 +184,7 @@ recvmmsg(fd ptr len flags ptr)
 shutdown(fd int)
 getsockname(fd ptr ptr)
 getpeername(fd ptr ptr)
-setsockopt(fd int int ptr int)
+setsockopt(fd int int ptr int) linger
 getsockopt(fd int int ptr ptr)
 
 # processes

@@ -45,6 +45,22 @@ def connects():
     except OSError: pass
 for _ in range(30): threading.Thread(target=connects, daemon=True).start()
 """,
+    "linger": """
+import os, signal, socket, struct, threading, time
+signal.signal(signal.SIGUSR1, lambda *_: None)
+l = socket.socket(); l.bind(("127.0.0.1", 0)); l.listen(); kept = []
+for _ in range(3):  # the supervisor's copy is the last one, and closing it waits for a peer that reads nothing
+    s = socket.create_connection(l.getsockname()); kept.append(l.accept())
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600)); s.setblocking(False)
+    try:
+        while s.send(bytes(1 << 20)): pass
+    except BlockingIOError: s.setblocking(True)
+    def sends():
+        try: s.sendmsg([b"x"])
+        except OSError: pass
+    t = threading.Thread(target=sends); t.start(); time.sleep(0.1)
+    os.close(s.fileno()); signal.pthread_kill(t.ident, signal.SIGUSR1); t.join(); s.detach()
+""",
     "flood": """
 import os
 for _ in range(4):

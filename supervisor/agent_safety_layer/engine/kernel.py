@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OPEN_TAGS = ("open", "watch")
 ENTRY_TAGS = ("mkdir", "mknod", "unlink", "rename", "link", "symlink")
 METADATA_TAGS = ("truncate", "chmod", "chown", "utime", "xattr", "fd_meta")
-NETWORK_TAGS = ("connect", "bind", "listen", "send", "sendmsg")
+NETWORK_TAGS = ("connect", "bind", "listen", "send", "sendmsg", "linger")
 EXEC_TAGS = ("exec",)
 SIGNAL_TAGS = ("kill", "setown", "sched")
 QUEUE_TAGS = ("queue",)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from _functools import partial
-from errno import EAFNOSUPPORT, ECONNREFUSED, EINVAL, EMSGSIZE, EOPNOTSUPP, EPERM
+from errno import EAFNOSUPPORT, ECONNREFUSED, EINVAL, EMSGSIZE, ENOBUFS, EOPNOTSUPP, EPERM
 
 from agent_safety_layer.engine.listeners import Listeners
+from agent_safety_layer.engine.objects import signed
 from agent_safety_layer.engine.operation import Operation
 from agent_safety_layer.engine.sending import MSG_DONTWAIT, Outgoing, Sender, in_turn
 from agent_safety_layer.engine.waiting import connect
@@ -35,9 +37,10 @@ if TYPE_CHECKING:
     Prepare = Callable[[Callable[[int], None]], None]
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_SOL_SOCKET, _SO_TYPE, _SO_DOMAIN, _SO_PROTOCOL = 1, 3, 39, 38
+_SOL_SOCKET, _SO_TYPE, _SO_LINGER, _SO_DOMAIN, _SO_PROTOCOL = 1, 3, 13, 39, 38
+_LINGER = struct.Struct("=2i")
 _STREAM, _DGRAM, _SEQPACKET = 1, 2, 5
-_MSG_FASTOPEN = 0x20000000
+_MSG_FASTOPEN, _MSG_ZEROCOPY = 0x20000000, 0x4000000
 _SCM_RIGHTS = 1
 _MOST_MESSAGES, _MOST_RIGHTS = 64, 253  # SCM_MAX_FD
 
@@ -281,12 +284,27 @@ class Network:
         )
         return Operation(event, perform, fds=(held,))
 
+    def linger(self, call: Call, process: Process, name: str) -> Operation:
+        """setsockopt(SO_LINGER): how long a close may wait. Ours could be the last close of a copied socket, so none
+        waits: what was sent is delivered as without the option. A close that resets the connection stays one.
+        """
+        size = signed(call.args[4])
+        if size < _LINGER.size:
+            raise OSError(EINVAL, "not a struct linger")
+        on, seconds = _LINGER.unpack(memory.read(process.mem, call.args[3], _LINGER.size))
+        value = _LINGER.pack(bool(on and not seconds), 0)
+        held = self._context.copy_descriptor(call, signed(call.args[0]))
+
+        def perform() -> int:
+            return _check(_libc.setsockopt(held, _SOL_SOCKET, _SO_LINGER, value, len(value)))
+
+        return Operation(None, perform, fds=(held,))
+
     def send(self, call: Call, process: Process, name: str) -> Operation:
         """sendto with an address (the filter lets the others through)."""
         args = call.args
         flags = args[3] & 0xFFFFFFFF
-        if flags & _MSG_FASTOPEN:
-            raise OSError(EOPNOTSUPP, "no TCP fast open: a connect that nobody judged")
+        _refuse_flags(flags)
         raw = self._address(process, args[4], args[5])
         held, domain, type_ = self._socket(call, args[0] & 0xFFFFFFFF)
         fds = [held]
@@ -335,8 +353,7 @@ class Network:
         args = call.args
         many = name == "sendmmsg"
         flags = args[3 if many else 2] & 0xFFFFFFFF
-        if flags & _MSG_FASTOPEN:
-            raise OSError(EOPNOTSUPP, "no TCP fast open: a connect that nobody judged")
+        _refuse_flags(flags)
         held, domain, type_ = self._socket(call, args[0] & 0xFFFFFFFF)
         fds = [held]
         try:
@@ -437,6 +454,16 @@ class Network:
                 rights.append(held)
             start += (length + 7) & ~7
         return rights
+
+
+def _refuse_flags(flags: int) -> None:
+    """``OSError`` for the flags of a message that is not sent in a tracee's stead."""
+    if flags & _MSG_FASTOPEN:
+        raise OSError(EOPNOTSUPP, "no TCP fast open: a connect that nobody judged")
+    if flags & _MSG_ZEROCOPY:
+        # It sends, later, whatever then lies where the message lay: in this process's memory. Programs that get this
+        # error send with a copy.
+        raise OSError(ENOBUFS, "only copies are sent")
 
 
 def _as_the_caller(domain: int, process: Process, act: Callable[[], int]) -> int:
