@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 
 import pytest
@@ -51,7 +52,8 @@ def interpreter() -> str:
     for name in (os.environ.get("ASL_COMPAT_PYTHON"), sys.executable, shutil.which("python3")):
         if name is None:
             continue
-        looked = subprocess.run([name, "-I", "-c", "import test.test_os"], capture_output=True, check=False)
+        importing = [name, "-I", "-c", "import test.test_os"]  # makes a file where it is
+        looked = subprocess.run(importing, capture_output=True, check=False, cwd=tempfile.gettempdir())
         if looked.returncode == 0:
             return name
     return ""

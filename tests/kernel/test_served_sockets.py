@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import pytest
 
+from asl_hooks._abi import linux
 from tests.kernel import supervised
 
 SIGPIPE = """
@@ -189,3 +191,68 @@ def test_the_other_side_sees_who_one_has_become() -> None:
         done = supervised.python(PEER, pathlib.Path(folder))
     assert done.code == 0, done.err
     assert json.loads(done.out) == [[4321, 1234]] * 3
+
+
+LINGERS = """
+import socket, struct
+with socket.socket() as s:
+    for on, seconds in ((1, 5), (1, 0), (0, 0)):
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", on, seconds))
+        print(*struct.unpack("ii", s.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)))
+    try:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 1)
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+def test_no_close_waits_and_one_that_resets_still_does(tmp_path: pathlib.Path) -> None:
+    done = supervised.python(LINGERS, tmp_path)
+    assert done.out.splitlines() == ["0 0", "1 0", "0 0", "Invalid argument"], done.err
+
+
+# A number means one thing in the thread and another in its process; then the first thread ends, and another goes on.
+THREADS = """
+import ctypes, os, socket, sys, threading
+libc = ctypes.CDLL(None)
+
+def works(name):
+    server, client = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    server.bind(name)
+    server.listen()
+    client.connect(name)
+    client.sendmsg([name.encode()])
+    os.fchmod(server.fileno(), 0o700)
+    print(server.accept()[0].recv(9).decode(), flush=True)
+
+def apart():
+    assert libc.unshare(0x400) == 0
+    os.closerange(3, 100)
+    works("apart")
+
+def alone():
+    while b"State:\\tZ" not in open("/proc/self/status", "rb").read():
+        pass
+    works("alone")
+    os._exit(0)
+
+thread = threading.Thread(target=apart)
+thread.start()
+thread.join()
+threading.Thread(target=alone).start()
+libc.pthread_exit(None)
+"""
+
+
+def _knows_threads() -> bool:
+    try:
+        os.close(os.pidfd_open(threading.get_native_id(), linux.PIDFD_THREAD))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _knows_threads(), reason="before Linux 6.9 nobody can copy the descriptors of a thread")
+def test_a_thread_has_descriptors_of_its_own(tmp_path: pathlib.Path) -> None:
+    done = supervised.python(THREADS, tmp_path)
+    assert done.out.split() == ["apart", "alone"], done.err

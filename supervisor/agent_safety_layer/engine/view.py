@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EBADF, ENXIO
+from errno import EBADF, EINVAL, ENXIO, ESRCH
 from time import time
 
 from agent_safety_layer.events import ASK, BLOCK, Decision, Event, strictest
@@ -186,4 +186,18 @@ class View:
         process = self.processes.get(call.tid)
         if process is None or fd < 0:
             raise OSError(EBADF, "no such descriptor")
-        return linux.pidfd_getfd(process.pidfd, fd, 0)
+        if call.tid == process.pid:
+            return linux.pidfd_getfd(process.pidfd, fd, 0)
+        # A thread can have descriptors of its own (unshare(2)), or outlive the first, whose those of the process are.
+        try:
+            thread = linux.pidfd_open(call.tid, linux.PIDFD_THREAD)
+        except OSError as error:
+            if error.errno != EINVAL:
+                raise
+            return linux.pidfd_getfd(process.pidfd, fd, 0)  # before Linux 6.9
+        try:
+            if not os.path.exists(f"/proc/{process.pid}/task/{call.tid}"):
+                raise OSError(ESRCH, "a thread that has gone")
+            return linux.pidfd_getfd(thread, fd, 0)
+        finally:
+            os.close(thread)
