@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from agent_safety_layer.policy.files import FilesJudge
     from agent_safety_layer.policy.globs import Node
-    from agent_safety_layer.policy.model import Entry, Layer, Policy
+    from agent_safety_layer.policy.model import Entry, Layer, Policy, Rule
 else:
     Protocol = object
 
@@ -193,6 +193,7 @@ class _Planner:
                 elif not covers_all(entry):
                     self._hole(entry)
         for rule in layer.rules:
+            self._look_back(rule)
             condition = rule.condition
             if rule.action not in (ASK, BLOCK) or not any(kind in FILE_KINDS for kind in condition.on):
                 continue
@@ -208,6 +209,23 @@ class _Planner:
             self.anywhere = True
             if reads:
                 self._serve_all(f"the rule '{rule.name}' ({rule.origin}) can refuse to read any file")
+
+    def _look_back(self, rule: Rule) -> None:
+        """What a rule looks back on has to be known for certain: an open that goes on by itself, the kernel looks up
+        anew, and may find something else by that name.
+        """
+        if rule.after is None:
+            return
+        condition = rule.after.condition
+        if any(kind in _READS for kind in condition.on):
+            self._serve_all(f"the rule '{rule.name}' ({rule.origin}) looks back on what was read")
+        if not any(kind in FILE_KINDS and kind not in _READS for kind in condition.on):
+            return
+        if condition.path is None:
+            self.anywhere = True
+        else:
+            for form in condition.path.forms:
+                self.ruled.add(form, rule.name)
 
     def _hole(self, entry: Entry) -> None:
         for form in entry.forms:

@@ -32,7 +32,11 @@ class RuleSet:
 
     def answer(self, kind: str) -> Answer | None:
         """What the rules that are about *kind* say, or None when none is."""
-        rules = tuple(rule for rule in self.rules if kind in rule.condition.on)
+        rules = tuple(
+            rule
+            for rule in self.rules
+            if kind in rule.condition.on or (kind == "file.write" and "file.read" in rule.condition.on)
+        )
         return _KindRules(rules).strictest if rules else None
 
 
@@ -55,7 +59,7 @@ class Matcher:
 
     def holds(self, event: Event) -> bool:
         """Whether the event is like the condition says."""
-        if event.kind not in self._on:
+        if event.kind not in self._on and not (_reads_too(event) and "file.read" in self._on):
             return False
         paths = self._paths
         if paths is not None and not any(path[:1] == "/" and paths.find(path) for path in (event.path, event.path2)):
@@ -154,6 +158,11 @@ class Patterns:
 
             self._alone = [re2.compile(pattern) for pattern in self._texts]
         return [i for i, pattern in enumerate(self._alone) if pattern.search(text) is not None]
+
+
+def _reads_too(event: Event) -> bool:
+    """Whether it is opening a file for writing and for reading."""
+    return event.kind == "file.write" and event.flags.startswith("O_RDWR")
 
 
 def _words(rule: Rule) -> str:

@@ -310,6 +310,9 @@ def test_other_events() -> None:
     [
         ("{on: file.read, action: audit}", Event("file.read", path="/x"), AUDIT),
         ("{on: file.read, action: audit}", Event("file.write", path="/x"), ALLOW),
+        ("{on: file.read, action: block}", Event("file.write", path="/x", flags="O_RDWR|O_CLOEXEC"), BLOCK),
+        ("{on: file.read, action: block}", Event("file.write", path="/x", flags="O_WRONLY|O_CLOEXEC"), ALLOW),
+        ("{on: file.read, action: block}", Event("file.create", path="/x", flags="O_RDWR|O_CREAT"), ALLOW),
         ("{on: file, action: warn, path: /a}", Event("file.meta", path="/a/b"), WARN),
         ("{on: file, action: warn, path: /a}", Event("file.rename", path="/x", path2="/a/b"), WARN),
         ("{on: file, action: warn, path: /a}", Event("file.meta", path="/b"), ALLOW),

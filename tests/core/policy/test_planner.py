@@ -188,12 +188,15 @@ def test_write_has_no_holes() -> None:
         ("{on: net, action: block}", True, ("/dev/null", "/tmp/run")),
         ("{on: file.read, action: block, match: x}", False, ()),
         ("{on: file, action: ask, after: {on: net}}", False, ()),
+        ("{on: net, action: block, after: {on: file.read, path: /usr/x}}", False, ("/dev/null", "/tmp/run")),
+        ("{on: net, action: warn, after: {on: file.create, path: /tmp/run/x}}", True, ("/dev/null",)),
+        ("{on: process.exec, action: ask, after: {on: file.write, same: path}}", True, ()),
         ("{on: file.delete, action: block}", True, ()),
         ("{on: file.delete, action: block, path: /tmp/run/x}", True, ("/dev/null",)),
         ("{on: file.read, action: block, path: /usr/bin, match: x}", True, ("/dev/null", "/tmp/run")),
     ],
 )
-def test_rules_make_holes_where_they_could_refuse(rule: str, waves: bool, write: tuple[str, ...]) -> None:
+def test_rules_make_holes_where_they_could_refuse_or_look_back(rule: str, waves: bool, write: tuple[str, ...]) -> None:
     found = planned(f"files: {{read: [/usr], write: [/tmp/run]}}\nrules: [{rule}]", *SYSTEM)
     assert (found.wave_reads, found.write) == (waves, write)
     if "path: /usr/bin" in rule:

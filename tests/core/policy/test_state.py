@@ -56,6 +56,7 @@ def test_a_rule_holds_once_the_earlier_event_has_happened() -> None:
 
 def test_what_does_not_fit_or_was_blocked_does_not_count() -> None:
     assert reach(after(Event("file.write", pid=10, path="/data/customers/x")), 10) == ALLOW
+    assert reach(after(Event("file.write", pid=10, path="/data/customers/x", flags="O_RDWR")), 10) == ASK
     assert reach(after(Event("file.read", pid=10, path="/data/orders/x")), 10) == ALLOW
     assert reach(after(READ, decision=Decision(BLOCK)), 10) == ALLOW
 
