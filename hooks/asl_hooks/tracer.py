@@ -109,7 +109,7 @@ class Tracer:
 
     def __init__(self, pid: int, *, tells: bool, asks: Callable[[int, tuple[int, ...]], bool] | None = None) -> None:
         self.tells = tells
-        self.pending = False
+        self.pending = True  # a signal may have stopped it already, of which nobody was told before SIGCHLD was blocked
         self._became: Callable[[int, int], bool] = lambda *_: False
         self._exited: Callable[[int], None] = lambda _: None
         self._asks = asks
