@@ -18,6 +18,9 @@ bounds goes on as it stands, everything else is done by the supervisor with what
 into another one is judged by the filter once more (seccomp_unotify(2), SECCOMP_RET_TRACE). An id is not used again
 before its task has been waited for, which only the tracer can do.
 
+When a thread that is not the first of its process execs, the first one's id names what the process has become from one
+moment to the next. Until it is known how that went, nothing is asked of the first one: what it is owed is kept.
+
 Stops that are no calls: signals are handed on; a stop of the whole process by a signal is left as it is (LISTEN) until
 SIGCONT; after an exec the task has the process's id, and what it became is looked at before it runs; new tasks go on.
 
@@ -34,7 +37,7 @@ import struct
 from _collections import deque
 from errno import EIO
 
-from asl_hooks import handover
+from asl_hooks import handover, syscalls
 from asl_hooks._abi import linux
 from asl_hooks.backend import Call
 from asl_hooks.processes import read_status
@@ -54,16 +57,20 @@ _AT_ONCE = 64  # stops taken before timers get a turn
 _IN_A_ROW = 16  # stops of one task
 _TRIES = 3
 _INFO_BYTES = 88  # of ptrace_syscall_info: op arch ip sp; nr args, or rval
-_INFO = struct.Struct("=B3xI16x7Q")  # op arch; nr args, or rval
+_INFO = struct.Struct("=B3xI16x7Q")  # op arch; nr args
+_RESULT, _RESULT_AT = struct.Struct("=q"), 24
 _WORD = struct.Struct("=Q")
 _ALL_SIGNALS = b"\xff" * 8
 _ALL = (1 << 64) - 1
 _TURN = -1, ()  # no call: the errand waits for its turn
+_EXECED = linux.PTRACE_EVENT_EXEC << 16 | _signal.SIGTRAP << 8 | 0x7F
+_EXECS = frozenset(syscalls.numbers(syscalls.native_arch())[name] for name in ("execve", "execveat"))
 _TRACEES = linux.WCLONE | os.WNOHANG  # they are waited for, children of ours are not
 _THIS = linux.WALL | os.WNOHANG
 _new: Callable[..., Call] = tuple.__new__
 _ptrace, _NULL, _SIZE = linux.ptrace_fast, linux.NULL, ctypes.c_void_p(_INFO_BYTES)
 _DESCRIBE, _SYSCALL = linux.PTRACE_GET_SYSCALL_INFO, linux.PTRACE_SYSCALL
+_EXIT = linux.PTRACE_SYSCALL_INFO_EXIT
 _yield, _waitpid = os.sched_yield, os.waitpid
 
 
@@ -81,16 +88,54 @@ class _Errand:
         self.stop_again = False  # the process was stopped meanwhile
 
 
-class _Task:
-    """A traced thread. ``call`` is the id of the call that it is stopped in, 0 when none waits for an answer."""
+class _Kept:
+    """Something to do for a task, once that may be done: ``act`` is called with ``fd``, a descriptor of ours."""
 
-    __slots__ = ("call", "errand", "heir", "number", "pid", "restart", "tid", "told")
+    __slots__ = ("act", "fd", "told")
+
+    def __init__(self, act: Callable[[int], object], fd: int = -1, told: Callable[[None], None] | None = None) -> None:
+        self.act = act
+        self.fd = fd
+        self.told = told
+
+    def do(self) -> None:
+        try:
+            self.act(self.fd)
+        finally:
+            self._close()
+
+    def drop(self) -> None:
+        """It never comes to that."""
+        self._close()
+        if self.told is not None:
+            self.told(None)
+
+    def _close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+class _Task:
+    """A traced thread. ``call`` is the id of the call that it is stopped in, 0 when none waits for an answer.
+
+    ``execs`` counts the other threads of its process that may take its id by an exec; while there are any, ``held`` is
+    what ``call`` was, and ``kept`` what it is owed: an answer, or a look at its stop.
+    """
+
+    __slots__ = (
+        *("call", "errand", "execs", "first", "heir", "held", "kept", "number", "pid", "restart", "tid"),
+        "told",
+    )
 
     def __init__(self, tid: int) -> None:
         self.tid = tid
         self.pid = 0  # of its process, once that was asked for
         self.call = 0
         self.number = 0
+        self.first: _Task | None = None  # whose id it may take
+        self.execs = 0
+        self.held = 0
+        self.kept: list[_Kept] = []
         self.errand: _Errand | None = None
         self.heir: Channel | None = None  # what it has from the process that forked it
         self.restart = 0
@@ -149,47 +194,60 @@ class Tracer:
     def receive(self) -> Call | None:
         """The next stopped call; None when there is none. Waits for nothing.
 
-        After one stop another comes soon, mostly of the same task. It is waited for by its id, which costs the same
-        with a thousand tasks, and on one CPU it has stopped again as soon as it has had its turn, which costs half of
-        what sleeping until it wakes us does. All others get their look after some such stops in a row.
+        After one stop another comes soon, mostly of the same task. That is looked at alone, which costs the same with a
+        thousand tasks, and on one CPU it has stopped again as soon as it has had its turn, which costs half of what
+        sleeping until it wakes us does. All others get their look after some such stops in a row.
         """
-        if not self._calls:
-            self._find()
-        if not self._calls:
-            return None
-        call: Call = self._calls.popleft()
-        return call
-
-    def _find(self) -> None:
-        """Take stops until one is a call, or there are none."""
         calls = self._calls
-        if self.pending:
-            while self._look_again():
-                if calls:
-                    return
-        try:
-            os.read(self._wake, 1024)
-        except BlockingIOError:
-            pass
-        self.pending = self._look()
+        if not calls:
+            if self.pending and (call := self._soon()) is not None:
+                return call
+            if not calls:
+                try:
+                    os.read(self._wake, 1024)
+                except BlockingIOError:
+                    pass
+                self.pending = self._look()
+                if not calls:
+                    return None
+        found: Call = calls.popleft()
+        return found
 
-    def _look_again(self) -> bool:
-        """Take the next stop of the task that went on last; False when it does not come at once, or others wait."""
-        self._in_a_row += 1
+    def _soon(self) -> Call | None:
+        """The next call of the task that went on last, unless that does not come at once or others must have a look."""
         tid = self._latest
-        if not tid or self._in_a_row > _IN_A_ROW:
-            return False
-        try:
-            found, status = _waitpid(tid, _THIS)
-            if not found:
-                _yield()
+        task = self._tasks.get(tid)
+        if task is None:
+            return None
+        info, at = self._info, self._info_at
+        while self._in_a_row < _IN_A_ROW and tid == self._latest:
+            self._in_a_row += 1
+            told = task.told
+            if told is not None and task.errand is None and not task.execs:
+                # A call returns. What it returned is asked at once: only a task that has stopped can answer. No signal
+                # comes between, whose sender could make it look like that (rt_sigqueueinfo(2)). It goes on before
+                # anybody waits for it, so that nobody is told of this stop later.
+                if _ptrace(_DESCRIBE, tid, _SIZE, at) < 0:
+                    _yield()
+                    if _ptrace(_DESCRIBE, tid, _SIZE, at) < 0:
+                        return None
+                if info[0] == _EXIT:
+                    self._leave(task, _RESULT.unpack_from(info, _RESULT_AT)[0])
+                    continue
+            try:
                 found, status = _waitpid(tid, _THIS)
-        except ChildProcessError:
-            return False
-        if not found:
-            return False
-        self._stopped(tid, status)
-        return True
+                if not found:
+                    _yield()
+                    found, status = _waitpid(tid, _THIS)
+            except ChildProcessError:
+                return None
+            if not found:
+                return None
+            self._stopped(tid, status)
+            if self._calls:
+                call: Call = self._calls.popleft()
+                return call
+        return None
 
     def _look(self) -> bool:
         """Take what has stopped. Whether something had: then more may follow soon."""
@@ -227,6 +285,9 @@ class Tracer:
         task = self._tasks.get(tid)
         if task is None:
             task = self._tasks[tid] = _Task(tid)
+        if task.execs and status != _EXECED:
+            task.kept.append(_Kept(lambda _: self._stopped(tid, status)))
+            return
         try:
             if status == _ASKED and self._asks is None and task.errand is None:
                 self._take(task, self._describe(tid))
@@ -289,16 +350,23 @@ class Tracer:
             else:
                 self._resume(task)
         else:
-            told, task.told = task.told, None
-            if task.restart:
-                code, task.restart = task.restart, 0
-                restart(task.tid, task.number, code)
-            self._resume(task)
-            if told is not None:
-                told(info[2] - (1 << 64) if info[2] >> 63 else info[2])
+            self._leave(task, info[2] - (1 << 64) if info[2] >> 63 else info[2])
+
+    def _leave(self, task: _Task, result: int) -> None:
+        """The task, on its way out of a call that returns *result*, goes on, if it was not killed meanwhile."""
+        told, task.told = task.told, None
+        self._latest = task.tid
+        if task.first is not None:
+            self._decided(task)
+        if task.restart:
+            code, task.restart = task.restart, 0
+            restart(task.tid, task.number, code)
+        _ptrace(self._resuming, task.tid, _NULL, _NULL)
+        if told is not None:
+            told(result)
 
     def _resume(self, task: _Task, signal: int = 0) -> None:
-        request = _SYSCALL if task.told or task.restart or task.errand else self._resuming
+        request = _SYSCALL if task.told or task.restart or task.errand or task.first else self._resuming
         self._latest = task.tid
         if signal or _ptrace(request, task.tid, _NULL, _NULL) < 0:
             linux.ptrace(request, task.tid, None, signal)
@@ -334,7 +402,7 @@ class Tracer:
         if former != pid:  # its process's id is its own now, and the task that had it has gone
             self._forget(task)
             task = self._tasks[pid] = self._tasks.pop(former, task)
-            task.tid = pid
+            task.tid, task.first = pid, None
         self._leave_channel(pid)
         task.heir = None
         told, task.told = task.told, None
@@ -354,13 +422,61 @@ class Tracer:
         self._exited(tid)
 
     def _forget(self, task: _Task) -> None:
-        task.call = 0
+        task.call = task.held = 0
+        owed, task.kept = task.kept, []
+        for kept in owed:
+            kept.drop()
+        if task.first is not None:
+            self._decided(task)
         errand, task.errand = task.errand, None
         if errand is not None:
             errand.calls.close()
         told, task.told = task.told, None
         if told is not None:
             told(None)
+
+    def _contend(self, task: _Task) -> None:
+        """The task goes on into an exec: leave the first of its process alone, if that is another, until it is decided.
+
+        Raises ``OSError`` if it was killed.
+        """
+        if not task.pid:
+            task.pid = _process_of(task.tid)
+        first = self._tasks.get(task.pid)
+        if first is not None and first is not task:
+            task.first = first
+            if not first.execs:
+                first.held, first.call = first.call, 0
+            first.execs += 1
+
+    def _decided(self, task: _Task) -> None:
+        """Its exec has failed, or it was killed: the first of its process is what it was."""
+        first, task.first = task.first, None
+        assert first is not None
+        first.execs -= 1
+        if first.execs or self._tasks.get(first.tid) is not first:
+            return
+        first.call, first.held = first.held, 0
+        owed, first.kept = first.kept, []
+        for kept in owed:
+            kept.do()
+
+    def _keep(
+        self,
+        call: Call,
+        answer: Callable[[int], object],
+        told: Callable[[int | None], None] | None = None,
+        fd: int = -1,
+    ) -> bool:
+        """Keep an answer, which is given a copy of *fd*, for a call that waits for it, but cannot be answered now.
+
+        False when there is no such call.
+        """
+        task = self._tasks.get(call.tid)
+        if task is None or task.held != call.id:
+            return False
+        task.kept.append(_Kept(answer, os.dup(fd) if fd >= 0 else -1, told))
+        return True
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -374,17 +490,19 @@ class Tracer:
     def valid(self, call: Call) -> bool:
         """Whether the call still waits for its answer."""
         task = self._tasks.get(call.tid)
-        return task is not None and task.call == call.id
+        return task is not None and call.id in (task.call, task.held)
 
     def proceed(self, call: Call, told: Callable[[int | None], None] | None = None) -> bool:
         """Let the kernel run the call as it stands: only ever for what the kernel itself bounds."""
         task = self._claim(call)
         if task is None:
-            return False
-        task.told = told
+            return self._keep(call, lambda _: self.proceed(call, told), told)
         try:
+            if task.number in _EXECS:
+                self._contend(task)
+            task.told = told
             self._resume(task)
-        except ProcessLookupError:
+        except (ProcessLookupError, FileNotFoundError):  # it was killed
             task.told = None
             return False
         return True
@@ -397,7 +515,7 @@ class Tracer:
         """The call returns *result*."""
         task = self._claim(call)
         if task is None:
-            return False
+            return self._keep(call, lambda _: self.give(call, result))
         try:
             skip(task.tid, result)
             if result <= -_ERESTARTSYS and result > -4096:
@@ -412,12 +530,12 @@ class Tracer:
         task = self._tasks.get(call.tid)
         try:
             if task is not None and not task.pid:
-                task.pid = int(read_status(task.tid)[b"Tgid"])
-        except (OSError, KeyError):
+                task.pid = _process_of(task.tid)
+        except OSError:
             return False  # it was killed
         task = self._claim(call)
         if task is None:
-            return False
+            return self._keep(call, lambda copy: self.inject(call, copy, cloexec, told), told, fd)
         task.errand = _Errand(self._hand_over(task, os.dup(fd), cloexec))
         task.told = told
         try:
@@ -524,10 +642,16 @@ class Tracer:
             task, errand = channel.waiting.pop(0)
             found = self._tasks.get(task.tid)
             if found is not None and found is task and found.errand is errand:
-                try:
-                    self._go_on(found, None)
-                except ProcessLookupError:
-                    pass
+                self._take_turn(found)
+
+    def _take_turn(self, task: _Task) -> None:
+        if task.execs:
+            task.kept.append(_Kept(lambda _: self._take_turn(task)))
+            return
+        try:
+            self._go_on(task, None)
+        except ProcessLookupError:
+            pass
 
     def close(self) -> None:
         """Take no more calls. Whatever of the tree is left dies with this process."""
@@ -537,6 +661,11 @@ class Tracer:
             os.close(self._wake)
             self._wake = -1
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self._mask)
+
+
+def _process_of(tid: int) -> int:
+    """The process that task *tid* belongs to; ``OSError`` when it has gone."""
+    return int(read_status(tid)[b"Tgid"])
 
 
 def listener_above() -> bool:
