@@ -24,6 +24,7 @@ from agent_safety_layer.engine.describers import Describers
 from agent_safety_layer.engine.execs import ExecCheck
 from agent_safety_layer.engine.plans import Plans, open_again
 from agent_safety_layer.engine.recorder import errno_name
+from agent_safety_layer.engine.routine import Routine
 from agent_safety_layer.engine.spans import Spans
 from agent_safety_layer.events import ALLOW, BLOCK, Decision, Event
 from asl_hooks import filters, syscalls
@@ -99,6 +100,9 @@ class Engine:
         self.pause_at = 1 << 62  # when there have been so many events, every turn ends after one call
         self.egress = egress(self)
         self._describers = Describers(view, self.egress)
+        self._routine = Routine(backend, view, recorder, self._plans, self._describers.objects)
+        if custom is not None:
+            self._routine.stop()
         arch = syscalls.native_arch()
         self._umask = syscalls.number("umask", arch)
         self._prctl = syscalls.number("prctl", arch)
@@ -264,7 +268,9 @@ class Engine:
             backend.fail(call, EACCES)  # it died, or cannot be looked at: what cannot be read is not allowed
             return started
         shape = self._plans.shapes.get(call.nr)
-        if shape is None or not self._serve_planned(call, process, shape, started):
+        if shape is not None and self._serve_planned(call, process, shape, started):
+            return started
+        if not self._routine.serve(call, process, started):
             self._describe(Stopped(call, process, started))
         return started
 
@@ -325,6 +331,7 @@ class Engine:
             # From now on some process may be somebody else: what is done for it is done with its identity.
             self._creds_vary = True
             self._plans.shapes.clear()
+            self._routine.stop()
         elif call.nr in self._forks:
             if self.closing:
                 self._backend.fail(call, EAGAIN)

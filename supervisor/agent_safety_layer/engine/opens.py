@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
-_REOPEN = ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC)
+REOPEN = ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC)
 _ODD = os.O_PATH | os.O_DIRECTORY | _TMPFILE  # flags that not every other goes with
 _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # what openat(2) leaves of flags with O_PATH
 
@@ -222,7 +222,7 @@ class Opens:
         if flags & os.O_CREAT and stat.S_ISDIR(kind):
             return failing(EISDIR), False
         source = b"/proc/self/fd/%d" % found.fd
-        how = flags & _REOPEN | os.O_CLOEXEC | os.O_NOCTTY
+        how = flags & REOPEN | os.O_CLOEXEC | os.O_NOCTTY
         if flags & _TMPFILE:
             how |= flags & os.O_EXCL
 

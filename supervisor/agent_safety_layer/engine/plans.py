@@ -53,10 +53,14 @@ class Plans:
             if (number := syscalls.number(name, arch)) is not None
         }
         self.epoch = 0
+        self.looked = 0  # the id of the call that was looked up last
+        self.path = b""  # what it calls the file
+        self.base = b""  # the folder that a relative one starts from, once somebody knows it
 
     def find(self, call: Call, process: Process, shape: tuple[int, int, int]) -> Plan | None:
         """The plan for this open. Without one, the place for it is kept ready for ``keep``."""
         dir_at, path_at, flags_at = shape
+        self.looked = 0
         flags = call.args[flags_at]
         if flags & _UNKEPT:
             return None
@@ -64,6 +68,7 @@ class Plans:
             path = memory.read_string(process.mem, call.args[path_at])
         except OSError:
             return None
+        self.looked, self.path, self.base = call.id, path, b""
         relative = path[:1] != b"/"
         key: tuple[object, ...] = (path, flags)
         if process.spans:
@@ -86,7 +91,9 @@ class Plans:
             return  # names that mean something else to each process
         if len(process.cache) > _MOST:
             process.cache.clear()
-        base = _base_of(call, shape[0]) if key[0][:1] != b"/" else b""
+        base = b""
+        if key[0][:1] != b"/":
+            base = (self.looked == call.id and self.base) or _base_of(call, shape[0])
         process.cache[key] = Plan(self.epoch, base, reopen, body, slot)
 
 

@@ -63,6 +63,15 @@ class Recorder:
             self.listener(event, decision, effective, result)
         return body, slot
 
+    def frame(self, event: Event, decision: Decision) -> tuple[bytes, bytes, Slot]:
+        """What stands before and behind the path in the body of an event that was decided so and done so, and its
+        count: for ``repeat`` about other paths. Both are empty where nothing is to be written.
+        """
+        if event.kind in self._unwanted and decision.action == ALLOW:
+            return b"", b"", _NOWHERE
+        head, key, rest = encode(event, decision, decision.action).partition(b',"path":"')
+        return head + key, rest[rest.index(b'"') :], self._tally.slot(event, decision, decision.action)
+
     def repeat(self, body: bytes, slot: Slot, started: float, result: int | None = None) -> None:
         """Record the same again, at another time; *result* is what it returned this time, if somebody saw that."""
         if not body:

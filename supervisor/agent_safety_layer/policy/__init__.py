@@ -21,6 +21,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from agent_safety_layer.policy.alike import Varying, varying
     from agent_safety_layer.policy.decision import decide
     from agent_safety_layer.policy.environ import environment
     from agent_safety_layer.policy.loading import ADMINISTRATOR, DEFAULT, PROFILES, load, load_text, profile_path
@@ -40,6 +41,8 @@ _HOMES = {
     "Limits": "model",
     "Policy": "model",
     "PolicyMistakes": "reader",
+    "Varying": "alike",
+    "varying": "alike",
     "Bounds": "planner",
     "Plan": "planner",
     "System": "planner",
@@ -83,6 +86,7 @@ __all__ = [
     "State",
     "System",
     "Tree",
+    "Varying",
     "advance",
     "brief",
     "decide",
@@ -93,4 +97,5 @@ __all__ = [
     "profile_path",
     "remedy",
     "text_of_event",
+    "varying",
 ]

@@ -161,6 +161,10 @@ class FilesJudge:
                 return Decision(BLOCK if link or node is literal else WARN, "files.protect", entry.origin, reason)
         return None
 
+    def alive(self, folder: str) -> list[Node[Item]]:
+        """The nodes from which a name in *folder* could match something more."""
+        return self.index.alive(folder) + (self._alone.alive(folder) if self._alone is not None else [])
+
     def touches(self, path: str) -> Decision | None:
         """The decision of a ``block`` or ``ask`` entry that names *path*; the lists of what is allowed have no say."""
         named = any(role in ("block", "ask") for role, _ in self.index.find(path))

@@ -93,21 +93,24 @@ class Bounds:
 
     def covers(self, path: str) -> bool:
         """Whether the canonical *path* is one of the prefixes or lies below one."""
-        known = self._memory.get(path)
+        if path in self._prefixes:
+            return True
+        if path[:1] != "/":
+            return False
+        folder = path.rpartition("/")[0]
+        known = self._memory.get(folder)
         if known is None:
             if len(self._memory) > 8192:
                 self._memory.clear()
-            known = self._memory[path] = self._look(path)
+            known = self._memory[folder] = self._look(folder)
         return known
 
-    def _look(self, path: str) -> bool:
+    def _look(self, folder: str) -> bool:
         prefixes = self._prefixes
-        if not path.startswith("/"):
-            return False
-        while path:
-            if path in prefixes:
+        while folder:
+            if folder in prefixes:
                 return True
-            path = path.rpartition("/")[0]
+            folder = folder.rpartition("/")[0]
         return "/" in prefixes
 
 

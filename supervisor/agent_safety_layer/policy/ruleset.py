@@ -24,20 +24,34 @@ _SET_MEMORY = 64 << 20
 class RuleSet:
     """The rules of one layer. ``triggers`` are those with ``after``, each with what it waits for."""
 
-    __slots__ = ("rules", "triggers")
+    __slots__ = ("_kinds", "rules", "triggers")
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self.rules = rules
+        self._kinds: dict[str, _KindRules | None] = {}
         self.triggers = tuple((rule, Matcher(rule.after.condition)) for rule in rules if rule.after is not None)
 
     def answer(self, kind: str) -> Answer | None:
         """What the rules that are about *kind* say, or None when none is."""
-        rules = tuple(
-            rule
-            for rule in self.rules
-            if kind in rule.condition.on or (kind == "file.write" and "file.read" in rule.condition.on)
-        )
-        return _KindRules(rules).strictest if rules else None
+        rules = self._about(kind)
+        return rules.strictest if rules is not None else None
+
+    def alive(self, kind: str, folder: str) -> list[Any] | None:
+        """The nodes from which a name in *folder* could match the path of a rule about *kind*; None where one of these
+        rules looks at something else than the path.
+        """
+        rules = self._about(kind)
+        return rules.alive(folder) if rules is not None else []
+
+    def _about(self, kind: str) -> _KindRules | None:
+        if kind not in self._kinds:
+            rules = tuple(
+                rule
+                for rule in self.rules
+                if kind in rule.condition.on or (kind == "file.write" and "file.read" in rule.condition.on)
+            )
+            self._kinds[kind] = _KindRules(rules) if rules else None
+        return self._kinds[kind]
 
 
 class Matcher:
@@ -97,6 +111,10 @@ class _KindRules:
             else:
                 self._anyhow.append((rule, Matcher(condition)))
         self._patterns = Patterns([rule.condition.match for rule, _ in self._set_rules]) if self._set_rules else None
+
+    def alive(self, folder: str) -> list[Any] | None:
+        """The nodes from which a name in *folder* could match one of the paths; None where rules go by more."""
+        return None if self._anyhow or self._set_rules else self._by_path.alive(folder)
 
     def strictest(self, event: Event, state: State) -> Decision | None:
         """The strictest action of the rules that hold, or None when none does."""
