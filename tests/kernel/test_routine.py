@@ -163,15 +163,17 @@ _VARY = ("seq", "time", "us", "tid", "pid", "ppid")
 
 
 def told(result: Result) -> list[list[tuple[str, str]]]:
-    """The events of the program's main thread in order, then those of its other threads in theirs."""
-    events = [event for event in result.events() if event["kind"].startswith("file.")]
+    """The events of the program's main thread in order, then those of its other threads in theirs. What a call returned
+    is left out where somebody saw it: which descriptors are free depends on the other threads.
+    """
     threads: dict[tuple[int, int], list[list[tuple[str, str]]]] = {}
-    for event in events:
-        threads.setdefault((event["pid"], event["tid"]), []).append(
-            sorted(
-                (key, re.sub(r"/proc/\d+", "/proc/N", repr(said))) for key, said in event.items() if key not in _VARY
-            )
-        )
+    for event in result.events():
+        if event["kind"].startswith("file."):
+            left_out = (*_VARY, "result") if event.get("result", "").isdigit() else _VARY
+            shown = {
+                key: re.sub(r"/proc/\d+", "/proc/N", repr(said)) for key, said in event.items() if key not in left_out
+            }
+            threads.setdefault((event["pid"], event["tid"]), []).append(sorted(shown.items()))
     ordered = sorted(threads.items(), key=lambda item: (item[0][0] != item[0][1], item[1]))
     return [event for _, several in ordered for event in several]
 
