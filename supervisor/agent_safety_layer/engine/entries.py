@@ -79,6 +79,7 @@ class Entries:
             process,
             place,
             lambda at, last: os.mkdir(last, mode & 0o7777, dir_fd=at),
+            mutates=_always,
             mode=mode & 0o7777,
         )
 
@@ -100,7 +101,13 @@ class Entries:
             raise OSError(EINVAL, "unknown flags")
         if flags or name == "rmdir":
             return self.entry(
-                "file.delete", call, process, place, lambda at, last: os.rmdir(last, dir_fd=at), dots=_no_folder
+                "file.delete",
+                call,
+                process,
+                place,
+                lambda at, last: os.rmdir(last, dir_fd=at),
+                dots=_no_folder,
+                mutates=_always,
             )
         return self.entry(
             "file.delete",
@@ -122,7 +129,7 @@ class Entries:
             process,
             place,
             lambda at, last: os.symlink(target, last, dir_fd=at),
-            mutates=lambda at, last: True,
+            mutates=_always,
             mode=stat.S_IFLNK | 0o777,
             detail="symbolic link to " + text_of(target),
         )
@@ -261,6 +268,11 @@ def _is_there(parent: int, name: bytes) -> bool:
         os.stat(name.rstrip(b"/"), dir_fd=parent, follow_symlinks=False)
     except OSError:
         return False
+    return True
+
+
+def _always(parent: int, name: bytes) -> bool:
+    """What was a file is a folder now, or what was a folder a file; or a path leads elsewhere."""
     return True
 
 

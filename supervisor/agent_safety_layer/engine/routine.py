@@ -182,6 +182,7 @@ class Routine:
             framed = self._framed(call, process, "file.create", above + b"/" + last, path, mode=mode)
             if framed is None or _is_there(parent, last):
                 return False
+            self._plans.epoch += 1  # it may have been a file that was opened
             if self._view.writes_bounded(above.decode()):
                 return self._go_on(call, process, started, *framed)
             self._objects().as_creator(process)
