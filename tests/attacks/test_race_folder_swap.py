@@ -13,7 +13,12 @@ const char *acts[] = { "read", "write", "bind", "create", "mkdir", "mknod", "unl
 long done[16], refused[16];
 void *flip(void *_) {  // where/d is a folder, where/l a link to the outside
     char d[512], l[512]; snprintf(d, 512, "%s/d", where); snprintf(l, 512, "%s/l", where);
-    while (!stop) syscall(SYS_renameat2, AT_FDCWD, d, AT_FDCWD, l, 2);
+    unsigned seed = getpid();
+    while (!stop) {
+        syscall(SYS_renameat2, AT_FDCWD, d, AT_FDCWD, l, 2);
+        // At its own pace: taking turns, two of these would put the folder back each time before anybody else comes.
+        for (int wait = rand_r(&seed) % 100000; wait; wait--) __asm__ volatile("");
+    }
 }
 char *in(const char *name) {
     static __thread char path[512];
