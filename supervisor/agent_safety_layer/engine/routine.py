@@ -46,6 +46,7 @@ _TIMES_SIZE = 32
 _PLAIN = bytes(c for c in range(0x20, 0x7F) if c not in b'"\\')  # what JSON writes as it is
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _UNUSUAL = os.O_PATH | os.O_TMPFILE & ~os.O_DIRECTORY
+_CONTRARY = os.O_CREAT | os.O_DIRECTORY
 _OBJECT = os.O_PATH | os.O_CLOEXEC
 _ELSEWHERE = (b"/proc/", b"/dev/")  # names there mean something else to each process, or are more than files
 _WINDING = (b"/", b"/.", b"/..")
@@ -115,7 +116,7 @@ class Routine:
 
     def _open(self, call: Call, process: Process, started: float, dir_at: int, path_at: int) -> bool:
         flags = call.args[path_at + 1] & 0xFFFFFFFF
-        if flags & _UNUSUAL:
+        if flags & _UNUSUAL or flags & _CONTRARY == _CONTRARY:
             return False
         plans = self._plans
         path = plans.path if plans.looked == call.id else memory.read_string(process.mem, call.args[path_at])
@@ -128,6 +129,12 @@ class Routine:
             return False
         if flags & os.O_CREAT:
             return self._create(call, process, started, path, flags, call.args[path_at + 2] & 0o7777)
+        return self._open_there(call, process, started, path, flags)
+
+    def _open_there(
+        self, call: Call, process: Process, started: float, path: bytes, flags: int, mode: int = -1
+    ) -> bool:
+        """Open what is there already."""
         held, name = _hold(path, _OBJECT | flags & os.O_NOFOLLOW)
         try:
             there = os.fstat(held)
@@ -136,11 +143,11 @@ class Routine:
                 if there.st_nlink != 1 or writes == os.O_TRUNC:
                     return False
                 kind, again = "file.write" if writes else "file.read", name
-            elif stat.S_ISDIR(there.st_mode) and not writes:
+            elif stat.S_ISDIR(there.st_mode) and not writes and not flags & os.O_CREAT:
                 kind, again = "file.list", name + b"/"
             else:
                 return False
-            framed = self._framed(call, process, kind, name, path, flags)
+            framed = self._framed(call, process, kind, name, path, flags, mode)
             if framed is None:
                 return False
             body, slot = framed
@@ -164,12 +171,18 @@ class Routine:
                 return False
             body, slot = framed
             if self._bounded(name.decode(), flags):
-                return not _is_there(parent, last) and self._go_on(call, process, started, body, slot)
-            self._objects().as_creator(process)
-            made = os.open(last, flags & ~os.O_TRUNC | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=parent)
-            return self._give(call, process, started, made, flags, b"", body, slot)
+                if not _is_there(parent, last):
+                    return self._go_on(call, process, started, body, slot)
+            else:
+                self._objects().as_creator(process)
+                try:
+                    made = os.open(last, flags & ~os.O_TRUNC | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=parent)
+                    return self._give(call, process, started, made, flags, b"", body, slot)
+                except FileExistsError:
+                    pass
         finally:
             os.close(parent)
+        return not flags & os.O_EXCL and self._open_there(call, process, started, path, flags, mode)
 
     def _mkdir(self, call: Call, process: Process, started: float, dir_at: int, path_at: int) -> bool:
         mode = call.args[path_at + 1] & 0o7777
