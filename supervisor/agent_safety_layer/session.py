@@ -238,16 +238,18 @@ class Session:
             self._stderr.write(f"asl: {visible(said, 600)}\n")
 
     def _guarded(self, policy: Policy, state_dir: str) -> Policy:
-        from agent_safety_layer.own import forms, guarded, queues, terminals
+        from agent_safety_layer.own import forms, guarded, odd_mounts, terminals
         from agent_safety_layer.policy import ADMINISTRATOR
         from agent_safety_layer.trace.header import key_path
+        from asl_hooks.mounts import mounts
 
+        mounted = mounts()
         given = (path for path in (self.settings.trace, self.settings.report) if path)
         read = (source for source, _ in policy.sources if os.path.exists(source))
         key = key_path(state_dir)  # whoever can read it can sign a forged trace
         approvals = os.path.join(state_dir, "approvals")
         hidden = (
-            *(*terminals(), *queues(), *(forms(key) if key else ())),
+            *(*terminals(), *odd_mounts(mounted), *(forms(key) if key else ())),
             *(forms(approvals) if os.path.exists(approvals) else ()),
         )
         asker = self._approver
@@ -255,6 +257,7 @@ class Session:
             policy,
             (state_dir, os.path.dirname(ADMINISTRATOR), *given, *read),
             (*hidden, *(asker.hidden if asker is not None else ())),
+            mounted=mounted,
             asked=asker.asked if asker is not None else (),
             hosts=asker.hosts if asker is not None else (),
             split=self.settings.trace if self.settings.trace_split else "",
