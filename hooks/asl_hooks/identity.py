@@ -20,6 +20,7 @@ KEPT = (
     *(CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_KILL),
     *(CAP_SETGID, CAP_SETUID, CAP_NET_BIND_SERVICE),
 )
+_KEPT = sum(1 << capability for capability in KEPT)
 _PR_CAPBSET_DROP, _LAST = 24, 63
 _VERSION = struct.pack("=II", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
 
@@ -38,13 +39,42 @@ def drop_capabilities() -> None:
             if error.errno in (EINVAL, EPERM):
                 break
             raise
-    header = ctypes.create_string_buffer(_VERSION)
-    current = ctypes.create_string_buffer(24)
+    _, permitted, _ = _capabilities()
+    kept = permitted & _KEPT
+    _set_capabilities(kept, kept, 0)
+
+
+class Lowered:
+    """A context in which this thread has no capabilities but such as the tree can have.
+
+    For opening what looks at the capabilities of whoever opens it, and gives by them for as long as it is open: files
+    of /proc, devices.
+    """
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = effective, permitted, inheritable = _capabilities()
+        if effective & ~_KEPT:
+            _set_capabilities(effective & _KEPT, permitted, inheritable)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before[0] & ~_KEPT:
+            _set_capabilities(*self._before)
+
+
+def _capabilities() -> tuple[int, int, int]:
+    """This thread's effective, permitted and inheritable capabilities, a bit for each."""
+    header, current = ctypes.create_string_buffer(_VERSION), ctypes.create_string_buffer(24)
     linux.capget(ctypes.addressof(header), ctypes.addressof(current))
-    _, low, _, _, high, _ = struct.unpack("=6I", current.raw[:24])
-    kept = sum(1 << capability for capability in KEPT) & (low | high << 32)
-    low, high = kept & 0xFFFFFFFF, kept >> 32
-    wanted = ctypes.create_string_buffer(struct.pack("=6I", low, low, 0, high, high, 0))
+    words = struct.unpack("=6I", current.raw[:24])
+    return words[0] | words[3] << 32, words[1] | words[4] << 32, words[2] | words[5] << 32
+
+
+def _set_capabilities(*sets: int) -> None:
+    header = ctypes.create_string_buffer(_VERSION)
+    words = (*(each & 0xFFFFFFFF for each in sets), *(each >> 32 for each in sets))
+    wanted = ctypes.create_string_buffer(struct.pack("=6I", *words))
     linux.capset(ctypes.addressof(header), ctypes.addressof(wanted))
 
 

@@ -75,6 +75,14 @@ attempt("fscaps", lambda: (open("tool", "w").close(), os.setxattr("tool", "secur
     bytes.fromhex("0100000280000000000000000000000000000000")), "set"))
 attempt("trusted", lambda: (os.setxattr(".", "trusted.x", b"1"), "set"))
 attempt("kcore", lambda: os.open("/proc/kcore", os.O_RDONLY))
+def nonzero(number):
+    if not number: raise OSError(0, "hidden")
+    return number
+attempt("stack", lambda: open("/proc/self/stack").read())
+attempt("symbols", lambda: nonzero(int(open("/proc/kallsyms").readline().split()[0], 16)))
+attempt("frames", lambda: nonzero(int.from_bytes(os.pread(os.open("/proc/self/pagemap", os.O_RDONLY),
+    8, (id(libc) >> 12) * 8)[:6], "little")))
+attempt("messages", lambda: os.close(os.open("/proc/kmsg", os.O_RDONLY | os.O_NONBLOCK)))
 attempt("hostname", lambda: call(170, b"owned", 5))
 attempt("netlink", lambda: __import__("socket").socket(16, 3, 0).sendto(
     bytes.fromhex("20000000100005000100000000000000") + bytes.fromhex("00000000010000000100000001000000"), (0, 0)) and
@@ -94,7 +102,10 @@ def test_capabilities(scene: Scene) -> None:
     done = scene.free("unshare", "-n", *scene.command([sys.executable, "-c", CAPABILITIES]))
     assert "tried" in done.stdout, done.stderr
     assert not (scene.ws / "device").exists()
-    for name in ("mknod", "trusted", "hostname", "raw", "packet", "kcore", "fscaps"):
+    for name in (
+        *("mknod", "trusted", "hostname", "raw", "packet", "kcore", "fscaps"),
+        *("stack", "symbols", "frames", "messages"),
+    ):
         assert f"{name} refused" in done.stdout, done.stdout
     if (scene.ws / "tool").exists():
         assert "security.capability" not in os.listxattr(scene.ws / "tool")

@@ -38,6 +38,7 @@ _FLAG_NAMES = tuple(
         *("O_DIRECTORY", "O_NOFOLLOW", "O_NOATIME", "O_CLOEXEC", "O_PATH"),
     )
 )
+_SYSTEMS = (b"/proc/", b"/sys/")  # what their files tell can depend on who opens them
 _SPLICE_F_NONBLOCK = 2
 _IN_DONT_FOLLOW = 0x02000000
 _flag_texts: dict[int, str] = {}
@@ -225,12 +226,18 @@ class Opens:
         how = flags & REOPEN | os.O_CLOEXEC | os.O_NOCTTY
         if flags & _TMPFILE:
             how |= flags & os.O_EXCL
+        by_capabilities = stat.S_ISCHR(kind) or found.path.startswith(_SYSTEMS)
 
         def reopen() -> Injected:
             if flags & _TMPFILE:
                 self._objects.as_creator(process)
             at = self._context.terminal_of(process) if found.path == b"/dev/tty" else source
-            return Injected(os.open(at, how, mode), cloexec)
+            if not by_capabilities:
+                return Injected(os.open(at, how, mode), cloexec)
+            from asl_hooks.identity import Lowered
+
+            with Lowered():
+                return Injected(os.open(at, how, mode), cloexec)
 
         def wait() -> Injected:
             return Injected(_open_fifo(source, how, call.tid), cloexec)
@@ -281,7 +288,7 @@ def _refuse_nonsense(trial: Callable[[], int]) -> None:
 
 def _lasting_name(found: Located) -> bytes:
     """The canonical path, of a folder with a slash behind it; empty for what is not found again by its path alone."""
-    if not found.path.startswith(b"/") or found.path.startswith(b"/proc/"):
+    if not found.path.startswith(b"/") or found.path.startswith(_SYSTEMS):
         return b""
     kind = stat.S_IFMT(os.fstat(found.fd).st_mode)
     return {stat.S_IFREG: found.path, stat.S_IFDIR: found.path + b"/"}.get(kind, b"")
