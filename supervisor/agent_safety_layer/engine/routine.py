@@ -48,7 +48,7 @@ _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _UNUSUAL = os.O_PATH | os.O_TMPFILE & ~os.O_DIRECTORY
 _CONTRARY = os.O_CREAT | os.O_DIRECTORY
 _OBJECT = os.O_PATH | os.O_CLOEXEC
-_ELSEWHERE = (b"/proc/", b"/dev/")  # names there mean something else to each process, or are more than files
+_ELSEWHERE = (b"/proc/", b"/dev/", b"/sys/")  # names there mean something else to each process, or are more than files
 _WINDING = (b"/", b"/.", b"/..")
 _IN_MEMORY = b"/dev/shm/"
 
