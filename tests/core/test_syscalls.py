@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -63,6 +64,31 @@ def test_lines_use_the_kinds_and_tags_that_exist() -> None:
 def test_known_numbers(name: str, x86_64: int, aarch64: int | None) -> None:
     assert syscalls.number(name, AUDIT_ARCH_X86_64) == x86_64
     assert syscalls.number(name, AUDIT_ARCH_AARCH64) == aarch64
+
+
+@pytest.mark.parametrize(("arch", "module"), [(AUDIT_ARCH_X86_64, "x86_64"), (AUDIT_ARCH_AARCH64, "aarch64")])
+def test_numbers_are_those_of_python_ptrace(arch: int, module: str) -> None:
+    theirs = importlib.import_module(f"ptrace.syscall.linux.{module}").SYSCALL_NAMES
+    common = {name: number for number, name in theirs.items() if number < 512 and name != "timerfd"}  # x32; a misnomer
+    assert len(common) > 290
+    ours = syscalls.numbers(arch)
+    assert {name: ours.get(name) for name in common} == common
+
+
+def test_arguments_are_those_of_python_ptrace() -> None:
+    from ptrace.syscall.prototypes import FILENAME_ARGUMENTS, SYSCALL_PROTOTYPES
+
+    common = [call for call in syscalls.table() if call.name in SYSCALL_PROTOTYPES]
+    assert len(common) > 250
+    for call in common:
+        _, theirs = SYSCALL_PROTOTYPES[call.name]
+        if call.name != "membarrier":  # it has had one more since Linux 5.10
+            assert len(call.args) == len(theirs), call
+        for kind, (type_, name) in zip(call.args, theirs, strict=False):
+            if kind == "path":
+                assert type_.endswith("char *"), (call, name)
+            elif type_ == "const char *" and name in FILENAME_ARGUMENTS:
+                assert kind == "str", (call, name)  # what a symbolic link says names nothing yet
 
 
 @pytest.mark.parametrize("arch", ARCHES)
