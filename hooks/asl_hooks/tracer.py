@@ -54,11 +54,11 @@ _ASKED = linux.PTRACE_EVENT_SECCOMP << 16 | _signal.SIGTRAP << 8 | 0x7F  # as wa
 _IN_CALL = (_signal.SIGTRAP | 0x80) << 8 | 0x7F  # on its way in or out
 _ERESTARTSYS = 512  # and above: codes that no program sees
 _AT_ONCE = 64  # stops taken before timers get a turn
-_IN_A_ROW = 16  # stops of one task
+_IN_A_ROW, _IN_A_ROW_OF_MANY, _MANY = 32, 4, 32  # stops of one task, while others wait
 _TRIES = 3
 _INFO_BYTES = 88  # of ptrace_syscall_info: op arch ip sp; nr args, or rval
 _INFO = struct.Struct("=B3xI16x7Q")  # op arch; nr args
-_RESULT, _RESULT_AT = struct.Struct("=q"), 24
+_result = struct.Struct("=q").unpack_from
 _WORD = struct.Struct("=Q")
 _ALL_SIGNALS = b"\xff" * 8
 _ALL = (1 << 64) - 1
@@ -196,56 +196,70 @@ class Tracer:
 
         After one stop another comes soon, mostly of the same task. That is looked at alone, which costs the same with a
         thousand tasks, and on one CPU it has stopped again as soon as it has had its turn, which costs half of what
-        sleeping until it wakes us does. All others get their look after some such stops in a row.
+        sleeping until it wakes us does. After some such stops in a row it is the turn of the next one.
         """
-        calls = self._calls
-        if not calls:
-            if self.pending and (call := self._soon()) is not None:
-                return call
-            if not calls:
-                try:
-                    os.read(self._wake, 1024)
-                except BlockingIOError:
-                    pass
-                self.pending = self._look()
-                if not calls:
-                    return None
-        found: Call = calls.popleft()
-        return found
+        if self.pending and (call := self._soon()) is not None:
+            return call
+        if not self._calls:
+            try:
+                os.read(self._wake, 1024)
+            except BlockingIOError:
+                pass
+            self.pending = self._look()
+            if not self._calls:
+                return None
+        self._in_a_row = 0
+        next_one: Call = self._calls.popleft()
+        return next_one
 
     def _soon(self) -> Call | None:
-        """The next call of the task that went on last, unless that does not come at once or others must have a look."""
+        """The next call of the task that went on last, unless that does not come at once or others have their turn."""
         tid = self._latest
         task = self._tasks.get(tid)
-        if task is None:
+        if task is None or task.execs:
             return None
-        info, at = self._info, self._info_at
-        while self._in_a_row < _IN_A_ROW and tid == self._latest:
+        info, at, asks = self._info, self._info_at, self._asks
+        most = _IN_A_ROW if len(self._calls) < _MANY else _IN_A_ROW_OF_MANY
+        while self._in_a_row < most and tid == self._latest:
             self._in_a_row += 1
             told = task.told
-            if told is not None and task.errand is None and not task.execs:
+            if told is not None and task.errand is None:
                 # A call returns. What it returned is asked at once: only a task that has stopped can answer. No signal
                 # comes between, whose sender could make it look like that (rt_sigqueueinfo(2)). It goes on before
                 # anybody waits for it, so that nobody is told of this stop later.
                 if _ptrace(_DESCRIBE, tid, _SIZE, at) < 0:
+                    if self._calls:
+                        return None
                     _yield()
                     if _ptrace(_DESCRIBE, tid, _SIZE, at) < 0:
                         return None
                 if info[0] == _EXIT:
-                    self._leave(task, _RESULT.unpack_from(info, _RESULT_AT)[0])
+                    if task.first is None:
+                        task.told = None
+                        _ptrace(self._resuming, tid, _NULL, _NULL)
+                        told(_result(info, 24)[0])
+                    else:
+                        self._leave(task, _result(info, 24)[0])
                     continue
             try:
                 found, status = _waitpid(tid, _THIS)
-                if not found:
+                if not found and not self._calls:
                     _yield()
                     found, status = _waitpid(tid, _THIS)
             except ChildProcessError:
                 return None
             if not found:
                 return None
+            if status == _ASKED and asks is None and task.errand is None:
+                if _ptrace(_DESCRIBE, tid, _SIZE, at) < 0:
+                    return None  # killed while it was looked at: its end is told next
+                said = _INFO.unpack_from(info)
+                self._count = id_ = task.call = self._count + 1
+                task.number = number = said[2] & 0xFFFFFFFF
+                return _new(Call, (id_, tid, said[1], number, said[3:]))
             self._stopped(tid, status)
-            if self._calls:
-                call: Call = self._calls.popleft()
+            if self._calls and self._calls[-1].tid == tid:
+                call: Call = self._calls.pop()
                 return call
         return None
 
@@ -494,14 +508,18 @@ class Tracer:
 
     def proceed(self, call: Call, told: Callable[[int | None], None] | None = None) -> bool:
         """Let the kernel run the call as it stands: only ever for what the kernel itself bounds."""
-        task = self._claim(call)
-        if task is None:
+        task = self._tasks.get(call.tid)
+        if task is None or task.call != call.id:
             return self._keep(call, lambda _: self.proceed(call, told), told)
+        task.call = 0
         try:
             if task.number in _EXECS:
                 self._contend(task)
             task.told = told
-            self._resume(task)
+            self._latest = task.tid
+            request = _SYSCALL if told is not None or task.first is not None else self._resuming
+            if _ptrace(request, task.tid, _NULL, _NULL) < 0:
+                self._resume(task)
         except (ProcessLookupError, FileNotFoundError):  # it was killed
             task.told = None
             return False
