@@ -41,6 +41,7 @@ _FLAG_NAMES = tuple(
 _SYSTEMS = (b"/proc/", b"/sys/")  # what their files tell can depend on who opens them
 _SPLICE_F_NONBLOCK = 2
 _IN_DONT_FOLLOW = 0x02000000
+_FLAG_TEXTS = 1024
 _flag_texts: dict[int, str] = {}
 
 
@@ -52,6 +53,8 @@ def flags_text(flags: int) -> str:
         names += [name for bit, name in _FLAG_NAMES if flags & bit]
         if flags & _TMPFILE:
             names.append("O_TMPFILE")
+        if len(_flag_texts) >= _FLAG_TEXTS:  # open(2) takes bits that mean nothing: there are billions of them
+            _flag_texts.clear()
         known = _flag_texts[flags] = "|".join(names)
     return known
 
