@@ -198,6 +198,11 @@ def _is_folder(fd: int) -> bool:
     return stat.S_ISDIR(os.fstat(fd).st_mode)
 
 
+def is_special(path: str) -> bool:
+    """Whether the absolute *path* lies where devices and processes have their names, and no file can be made."""
+    return path.startswith(("/dev/", "/proc/")) and not path.startswith("/dev/shm/")
+
+
 def several_named(paths: Iterable[str], most: int = 5000) -> Iterator[tuple[str, os.stat_result]]:
     """The files that have more names than one (hard links): those of *paths*, and those in the folders among them, of
     which *most* entries are looked at. Symbolic links are not followed.

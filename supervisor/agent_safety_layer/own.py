@@ -8,6 +8,7 @@ import os
 
 from agent_safety_layer.policy.globs import escape
 from agent_safety_layer.policy.model import Entry, Files, Layer, Network, Policy
+from asl_hooks.paths import is_special
 from asl_hooks.value import replace
 
 TYPE_CHECKING = False
@@ -116,4 +117,4 @@ def forms(path: str) -> set[str]:
     """The canonical path and, where it ends in a link, that of the link. Devices are nobody's own."""
     parent, name = os.path.split(os.path.abspath(path))
     found = {os.path.realpath(path), os.path.join(os.path.realpath(parent), name)}
-    return {form for form in found if not form.startswith(("/dev/", "/proc/"))}
+    return {form for form in found if not is_special(form)}

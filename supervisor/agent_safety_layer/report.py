@@ -8,6 +8,7 @@ import os
 from agent_safety_layer.errors import AslError
 from agent_safety_layer.trace.encode import dumps
 from agent_safety_layer.wording import object_of
+from asl_hooks.paths import is_special
 from asl_hooks.value import value
 
 TYPE_CHECKING = False
@@ -104,7 +105,7 @@ class ReportFile:
         self.path = os.path.abspath(path)
         self._folder = self._fd = -1
         try:
-            if self.path.startswith(("/dev/", "/proc/")):
+            if is_special(self.path):
                 self._fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
                 return
             parent, self._name = os.path.split(self.path)

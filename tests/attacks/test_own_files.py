@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,22 @@ def test_own_files(scene: Scene, policy: str) -> None:
     assert not _planted(state)
     scene.free(sys.executable, "-c", CODE, file, scene.trace, report, state)
     assert not file.exists() or file.is_symlink() or file.read_text() != POLICIES[policy], "without a supervisor"
+
+
+@pytest.mark.parametrize("scene", ["waved", "landlock"], indirect=True)
+def test_own_files_in_memory(scene: Scene) -> None:
+    policy = scene.base / "everything.yaml"
+    policy.write_text(POLICIES["writes everywhere"])
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        scene.trace, report, other = (Path(folder) / name for name in ("trace.jsonl", "report.json", "other"))
+        other.write_text("x")
+        done = scene.bound(
+            sys.executable, "-c", CODE, scene.trace, report, other, policy=policy, options=["--report", report]
+        )
+        assert "tried" in done.stdout, done.stderr
+        assert other.is_symlink(), "the tree may change what is there"
+        assert all(json.loads(line) for line in scene.trace.read_text().splitlines())
+        assert json.loads(report.read_text())["outcome"] == "exited"
 
 
 def _planted(state: Path) -> list[str]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from agent_safety_layer.errors import AslError
+from asl_hooks.paths import is_special
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def output_file(path: str) -> Iterator[TextIO]:
 
     What is no regular file there (a device, a pipe, ``/dev/stdout``) is written in place. Raises ``AslError``.
     """
-    in_place = path.startswith(("/dev/", "/proc/")) or (os.path.exists(path) and not os.path.isfile(path))
+    in_place = is_special(path) or (os.path.exists(path) and not os.path.isfile(path))
     path = path if in_place else os.path.realpath(path)
     scratch = path if in_place else f"{path}.{os.getpid()}"
     try:
