@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import approvals
@@ -98,16 +100,30 @@ def seconds(command: list[str], folder: Path) -> float:
     return took
 
 
+def cpu_seconds(command: list[str], folder: Path) -> float:
+    """CPU time of one run and of all that it starts: what else the machine does meanwhile is not in it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds(command, folder)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def rounds(
-    commands: dict[str, list[str]], folder: Path, count: int, forget: Path | None = None
+    commands: dict[str, list[str]],
+    folder: Path,
+    count: int,
+    forget: Path | None = None,
+    measure: Callable[[list[str], Path], float] = seconds,
 ) -> dict[str, list[float]]:
-    """Seconds of each command in each round; one round first that is not counted. *forget* is removed before each."""
+    """What *measure* says of each command in each round; one round first that is not counted. *forget* is removed
+    before each.
+    """
     times: dict[str, list[float]] = {name: [] for name in commands}
     for turn in range(count + 1):
         for name, command in commands.items():
             if forget is not None:
                 forget.unlink(missing_ok=True)
-            took = seconds(command, folder)
+            took = measure(command, folder)
             if turn:
                 times[name].append(took)
     return times
@@ -199,7 +215,7 @@ def calls(folder: Path, count: int) -> None:
 
 
 def traced(folder: Path, count: int, calls: int) -> None:
-    """One stopped call on the ptrace backend, its result recorded, against strace with the same filter, by tracees."""
+    """CPU time of a stopped call on the ptrace backend, with its result or without, against strace's, by tracees."""
     strace = shutil.which("strace")
     if strace is None or shutil.which("cc") is None:
         print("  needs strace and a C compiler")
@@ -217,7 +233,7 @@ def traced(folder: Path, count: int, calls: int) -> None:
             for some in (calls, 0):
                 trace = [str(folder / "trace"), "--"] if name != "strace" else []
                 commands[f"{name} {some}"] = [*prefix, *trace, *work, str(tracees), str(some)]
-        times = rounds(commands, folder, times_each, forget=folder / "trace")
+        times = rounds(commands, folder, times_each, folder / "trace", cpu_seconds)
         per_call = {
             name: [(a - b) / calls for a, b in zip(times[f"{name} {calls}"], times[f"{name} 0"], strict=True)]
             for name in prefixes
@@ -253,7 +269,7 @@ def main() -> None:
         print(f"\nopen and close of one file, {wanted.calls} times, recorded in the trace")
         print("  bounded: the kernel confines it, waved through; served: opened by the supervisor")
         opens(work, wanted.rounds, wanted.calls)
-        print(f"\nthe same {wanted.calls} times on the ptrace backend, by several processes, over strace")
+        print(f"\nthe same {wanted.calls} times on the ptrace backend, by several processes, over strace: CPU time")
         traced(work, max(wanted.rounds // 2, 1), wanted.calls)
         print("\nfrom a warm Python process")
         calls(work, wanted.rounds * 3)
