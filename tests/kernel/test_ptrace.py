@@ -336,6 +336,28 @@ assert signal.sigwaitinfo([signal.SIGUSR1]).si_pid == os.getpid()
     assert found.code == 0, found.err
 
 
+def test_a_signal_that_looks_like_a_stopped_call_is_a_signal(tmp_path: pathlib.Path) -> None:
+    """Who sends itself one chooses its si_code, which is what PTRACE_GET_SYSCALL_INFO goes by."""
+    code = """
+import ctypes, os, signal
+libc = ctypes.CDLL(None)
+seen = []
+signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+number = {"x86_64": 129}.get(os.uname().machine, 138)  # rt_sigqueueinfo
+for looks_like in (signal.SIGTRAP | 0x80, signal.SIGTRAP | 7 << 8):
+    info = (ctypes.c_int * 32)(signal.SIGUSR1, 0, looks_like)
+    for _ in range(50):
+        fd = os.open("/etc/hosts", os.O_RDONLY)
+        assert libc.syscall(number, os.getpid(), signal.SIGUSR1, info) == 0
+        os.close(fd)
+assert len(seen) == 100, len(seen)
+"""
+    for policy in (OPEN, SERVED):
+        found = python(code, tmp_path, policy=policy, options=TRACED)
+        assert found.code == 0, found.err
+        assert len(found.events("file.read", path="/etc/hosts")) == 100
+
+
 def test_stopped_and_continued_children_are_seen_by_their_parents(tmp_path: pathlib.Path) -> None:
     code = """
 import os, signal, threading, time
