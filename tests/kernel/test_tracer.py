@@ -79,6 +79,7 @@ def traced(code: str, *, tells: bool = True, early: int = 0) -> Iterator[Traced]
     finally:
         abandon(found.launched)
         found.tracer.close()
+        linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)  # other tests leave orphans, which are not ours
 
 
 def test_a_signal_that_comes_before_the_tracer_does_not_stop_it_for_ever() -> None:
