@@ -89,6 +89,7 @@ def test_options_end_at_the_first_word_that_is_not_one(words: tuple[str, ...], s
         ((), "No command to run. Usage: asl-supervise [OPTIONS] [--] COMMAND"),
         (("-q",), "No command to run."),
         (("--",), "No command to run."),
+        (("--timeout", "true"), "No command to run: 'true' was taken for the value of --timeout."),
         (("--polcy", "x", "true"), "No such option: --polcy. Did you mean --policy?"),
         (("--observ", "true"), "Did you mean --observe?"),
         (("-z", "true"), "No such option: -z."),

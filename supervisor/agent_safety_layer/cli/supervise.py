@@ -62,12 +62,13 @@ OPTIONS = (
 )
 _BY_FLAG = {flag: option for option in OPTIONS for flag in option.flags}
 _LISTS = ("policies",)
+USAGE = "Usage: asl-supervise [OPTIONS] [--] COMMAND [ARG]..."
 
 
 def help_text() -> str:
     """What ``asl-supervise --help`` prints."""
     lines = [
-        "Usage: asl-supervise [OPTIONS] [--] COMMAND [ARG]...",
+        USAGE,
         "",
         "Run COMMAND, and everything it starts, under a policy that the kernel enforces.",
         "",
@@ -96,6 +97,7 @@ def parse(words: list[str]) -> Settings:
     fields: dict[str, object] = {}
     extra: dict[str, dict[str, object]] = {}
     at = 0
+    taken = ""  # the last word, as an option's value
     verbosity = 0
     while at < len(words):
         word = words[at]
@@ -105,6 +107,7 @@ def parse(words: list[str]) -> Settings:
         if not word.startswith("-") or word == "-":
             break
         at += 1
+        taken = ""
         flag, equals, given = word.partition("=") if word.startswith("--") else (word[:2], word[2:], word[2:])
         option = _BY_FLAG.get(flag)
         if option is None:
@@ -115,6 +118,7 @@ def parse(words: list[str]) -> Settings:
                     raise UsageError(f"{flag} needs a value: {flag} {option.metavar}.")
                 given = words[at]
                 at += 1
+                taken = f"{given!r} was taken for the value of {flag}"
         elif equals:
             if word.startswith("--"):
                 raise UsageError(f"{flag} takes no value; found {given!r}.")
@@ -136,6 +140,8 @@ def parse(words: list[str]) -> Settings:
                 extra.setdefault(section, {}).setdefault(key, []).append(given)  # type: ignore[attr-defined]
         else:
             fields[option.sets] = given if option.metavar else True
+    if taken and at >= len(words):
+        raise UsageError(f"No command to run: {taken}.", remedy=USAGE)
     joined = tuple((section, tuple(entries.items())) for section, entries in extra.items())
     return Settings(command=tuple(words[at:]), extra=joined, verbosity=verbosity, **fields)  # type: ignore[arg-type]
 
