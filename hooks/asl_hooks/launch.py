@@ -100,13 +100,12 @@ class Launched:
 
 
 def launch(spec: LaunchSpec) -> Launched:
-    """Fork the warden and the child, bound the child, and fetch its listener. The child execs once a byte is written
-    to ``go``.
+    """A launched child; see ``begin`` and ``Launching.finish``."""
+    return begin(spec).finish()
 
-    Establishes: no_new_privs, few capabilities, limits, Landlock domain and seccomp filter hold in the child; only 0,
-    1, 2 and ``keep`` are open in it when it execs. Raises ``UnsupportedError`` or ``BackendError`` naming the step that
-    the kernel refused; nothing is left running.
-    """
+
+def begin(spec: LaunchSpec) -> Launching:
+    """Fork the warden, which forks the child, which bounds itself. That takes milliseconds; ``finish`` waits for it."""
     if spec.network:
         from asl_hooks import netns  # noqa: F401  # once, here: the child would pay for its own copy
 
@@ -138,29 +137,54 @@ def launch(spec: LaunchSpec) -> Launched:
     os.close(supervisor)
     for fd in (control_r, status_w, ready_w, go_r):
         os.close(fd)
-    first = os.read(status_r, warden.STATUS.size)
-    answer = os.read(ready_r, _READY.size)
-    os.close(ready_r)
-    if len(answer) != _READY.size or len(first) != warden.STATUS.size:
-        _abandon(warden_pid, control_w, status_r, go_w)
-        raise BackendError("launch", EPERM, remedy="The child died before it could be bounded.")
-    listener_there, errno, step = _READY.unpack(answer)
-    pid = warden.STATUS.unpack(first)[1]
-    if errno:
-        _abandon(warden_pid, control_w, status_r, go_w)
-        raise _refused(step.rstrip(b"\0").decode(), errno)
-    step_here = "pidfd_getfd"
-    try:
-        pidfd = linux.pidfd_open(pid, 0)
-        if spec.traced:
-            step_here = "ptrace"
-            linux.ptrace(linux.PTRACE_SEIZE, pid, None, TRACED)
-        listener = linux.pidfd_getfd(pidfd, listener_there, 0) if listener_there >= 0 else -1
-        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC) if _NETWORK in step else -1
-    except OSError as error:
-        _abandon(warden_pid, control_w, status_r, go_w, traced=pid if spec.traced else 0)
-        raise _refused(step_here, error.errno or EPERM) from error
-    return Launched(pid, pidfd, listener, warden_pid, control_w, status_r, go_w, network, _IPC in step)
+    return Launching(spec.traced, warden_pid, ready_r, control_w, status_r, go_w)
+
+
+@value
+class Launching:
+    """A child that is being bounded, and its warden."""
+
+    traced: bool
+    warden: int
+    ready: int
+    control: int
+    status: int
+    go: int
+
+    def finish(self) -> Launched:
+        """The child, bounded, with its listener. It execs once a byte is written to ``go``.
+
+        Establishes: no_new_privs, few capabilities, limits, Landlock domain and seccomp filter hold in the child; only
+        0, 1, 2 and ``keep`` are open in it when it execs. Raises ``UnsupportedError`` or ``BackendError`` naming the
+        step that the kernel refused; nothing is left running.
+        """
+        first = os.read(self.status, warden.STATUS.size)
+        answer = os.read(self.ready, _READY.size)
+        if len(answer) != _READY.size or len(first) != warden.STATUS.size:
+            self.abandon()
+            raise BackendError("launch", EPERM, remedy="The child died before it could be bounded.")
+        listener_there, errno, step = _READY.unpack(answer)
+        pid = warden.STATUS.unpack(first)[1]
+        if errno:
+            self.abandon()
+            raise _refused(step.rstrip(b"\0").decode(), errno)
+        step_here = "pidfd_getfd"
+        try:
+            pidfd = linux.pidfd_open(pid, 0)
+            if self.traced:
+                step_here = "ptrace"
+                linux.ptrace(linux.PTRACE_SEIZE, pid, None, TRACED)
+            listener = linux.pidfd_getfd(pidfd, listener_there, 0) if listener_there >= 0 else -1
+            network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC) if _NETWORK in step else -1
+        except OSError as error:
+            self.abandon(traced=pid if self.traced else 0)
+            raise _refused(step_here, error.errno or EPERM) from error
+        os.close(self.ready)
+        return Launched(pid, pidfd, listener, self.warden, self.control, self.status, self.go, network, _IPC in step)
+
+    def abandon(self, *, traced: int = 0) -> None:
+        """End it, in place of ``finish``. *traced* is the child if it was seized."""
+        _abandon(self.warden, self.control, self.ready, self.status, self.go, traced=traced)
 
 
 def abandon(launched: Launched) -> None:

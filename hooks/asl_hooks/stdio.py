@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 
@@ -18,3 +19,12 @@ def hold_places() -> tuple[int, ...]:
                 os.dup2(null, fd, inheritable=False)
                 os.close(null)
     return tuple(closed)
+
+
+def out_of_places(fd: int) -> int:
+    """The descriptor, or a close-on-exec copy above 2 in its stead: as 0, 1 or 2 every child would find it."""
+    if not 0 <= fd <= 2:
+        return fd
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return copy

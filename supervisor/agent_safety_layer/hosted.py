@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.engine.loop import Engine
     from agent_safety_layer.events import Event
     from agent_safety_layer.link import Link, Message
+    from agent_safety_layer.policy.remembered import Plans
     from agent_safety_layer.terminal import Stderr
     from agent_safety_layer.tree import Tree
 
@@ -36,11 +37,19 @@ class Hosted:
     """The host of a session, at the other end of a link. See ``session.Host`` for what it may be given."""
 
     def __init__(
-        self, link: Link, span: str = "", call: Callable[[], int] | None = None, keep: tuple[int, ...] = ()
+        self,
+        link: Link,
+        span: str = "",
+        call: Callable[[], int] | None = None,
+        keep: tuple[int, ...] = (),
+        plans: Plans | None = None,
+        place: str = "",
     ) -> None:
         self.span = span
         self.call = call
         self.keep = keep
+        self.plans = plans
+        self.place = place
         self._link = link
         self._tree: Tree | None = None
         self._policies = Elsewhere(link)
@@ -120,18 +129,18 @@ def serve(link: Link) -> None:
         if message is None:
             os._exit(0)
         _settle_in(message, link)
-        run(link, _settings(message), Hosted(link))
+        settings, host = _settings(message), Hosted(link)
+        run(link, Session(settings, host), host)
     except AslError as error:
         _fail(link, error)
     finally:
         os._exit(0)
 
 
-def run(link: Link, settings: Settings, host: Hosted) -> None:
-    """Run a session, tell the other side how that ended, and exit. Never returns."""
+def run(link: Link, session: Session, host: Hosted) -> None:
+    """Run the session of *host*, tell the other side how that ended, and exit. Never returns."""
     try:
-        host.custom().binding = not settings.observe
-        session = Session(settings, host)
+        host.custom().binding = not session.settings.observe
         session.run()
         link.send({"ended": {"report": session.result}})
     except AslError as error:

@@ -69,8 +69,13 @@ class Link:
             found.append(message)
         return found
 
+    def end_with_us(self) -> None:
+        """From now on a forked child has no copy of this end: what is at the other one ends with this process."""
+        _ours.add(self)
+
     def close(self) -> None:
         """Close this end, and what descriptors nobody took."""
+        _ours.discard(self)
         self._socket.close()
         for fd in self.fds:
             os.close(fd)
@@ -94,6 +99,17 @@ class Link:
         message: Message = json.loads(self._buffer[_LENGTH.size : end])
         del self._buffer[:end]
         return message
+
+
+_ours: set[Link] = set()
+
+
+def _forked() -> None:
+    for link in tuple(_ours):
+        link.close()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def receive_with_fds(end: socket.socket, size: int, how: int = 0) -> tuple[bytes, list[int]]:

@@ -60,7 +60,7 @@ class Run(Generic[Text]):
         self._completed: Completed[Text] | None = None
         self._error: AslError | None = None
         self._over: list[Callable[[], object]] = []
-        _links.add(link)
+        link.end_with_us()
 
     # -- for users -----------------------------------------------------------------------------------------------------
 
@@ -239,7 +239,6 @@ class Run(Generic[Text]):
             else:
                 out, err = self._captured(1), self._captured(2)
                 self._completed = Completed(self.args, Report.of(message["ended"]["report"]), out, err)
-            _links.discard(self._link)
             self._link.close()
             self._news.notify_all()
             calls, self._over = self._over, []
@@ -257,17 +256,5 @@ class Run(Generic[Text]):
 class _NoMore(Exception):
     """The run is over, and all of its trace has been read."""
 
-
-_links: set[Link] = set()
-
-
-def _forked() -> None:
-    """A run ends when its program does; a forked child's copy of our end would keep it alive."""
-    for link in _links:
-        link.close()
-    _links.clear()
-
-
-os.register_at_fork(after_in_child=_forked)
 
 __all__ = ["Run"]

@@ -43,9 +43,12 @@ from agent_safety_layer.link import Link, Message, rebuilt_error
 from agent_safety_layer.outcome import Denied, Report
 from agent_safety_layer.policies import PolicyAction, PolicyResult
 from agent_safety_layer.policy import Policy as FilePolicies
-from agent_safety_layer.session import Settings
+from agent_safety_layer.policy.remembered import Plans
+from agent_safety_layer.session import Session, Settings
+from agent_safety_layer.state import new_run_id
 from agent_safety_layer.violations import Crossed
 from asl_hooks.mappings import privatise
+from asl_hooks.stdio import out_of_places
 
 if TYPE_CHECKING:
     from agent_safety_layer.layer import SafetyLayer
@@ -112,26 +115,28 @@ class Call:
             raise UnsupportedError(wanted, "this one runs under asl-supervise", "Leave sandbox out: its policy holds.")
         policy = policy_of(self._layer, *self._sandbox)
         _warm()
-        ours, theirs = socket.socketpair()
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                with suppress(ValueError, OSError):
-                    stream.flush()  # or the child would print it once more
-        pid = _fork()
-        if pid == 0:
-            self._supervise(policy, theirs, writer)
-        theirs.close()
-        os.close(writer)
-        self._link = Link(ours)
+        ours, theirs = (Link(socket.socket(fileno=out_of_places(end.detach()))) for end in socket.socketpair())
+        ours.end_with_us()
+        reader, writer = map(out_of_places, os.pipe2(os.O_CLOEXEC))
+        pid = 0
+        place = _places.pop() if _places else f"asl-call-{new_run_id()}"
         try:
-            ended, data = self._pump(self._link, reader)
+            try:
+                pid = self._start(policy, theirs, writer, place)
+            finally:
+                theirs.close()
+                os.close(writer)
+            self._link = ours
+            ended, data = self._pump(ours, reader)
+            if ended is not None:  # else the warden may be about to remove it
+                _places.append(place)
+            return self._result(ended, data)
         finally:
-            self._link.close()  # which ends it, should it still run
+            ours.close()  # which ends it, should it still run
             os.close(reader)
-            with suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-        return self._result(ended, data)
+            if pid:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
 
     async def arun(self) -> Any:
         """Like ``run``, while the event loop goes on. Cancelled, the call is ended first."""
@@ -228,21 +233,36 @@ class Call:
                 for entry in reader:
                     self._layer.tell(replace(entry, seq=next_in_sequence()))
 
+    def _start(self, policy: FilePolicies, theirs: Link, writer: int, place: str) -> int:
+        """Fork the supervisor, once all that can be prepared here is: a fork pays for each page that it touches."""
+        collects = gc.isenabled()
+        host = Hosted(theirs, self._span, lambda: self._work(writer, collects), (writer,), _plans, place)
+        approve = "deny" if self._layer.approval_gate is None else PROGRAM
+        session = Session(Settings(command=(self._name,), given=policy, verbosity=-1, approve=approve), host)
+        session.prepare()
+        pid = 0
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    with suppress(ValueError, OSError):
+                        stream.flush()  # or the child would print it once more
+            pid = _fork()
+            if pid == 0:
+                self._supervise(theirs, session, host)
+        finally:
+            session.hand_over(forked=pid != 0)
+        return pid
+
     # -- in the fork ---------------------------------------------------------------------------------------------------
 
-    def _supervise(self, policy: FilePolicies, theirs: socket.socket, writer: int) -> NoReturn:
+    def _supervise(self, link: Link, session: Session, host: Hosted) -> NoReturn:
         """Supervise the call, in a process that has nothing else to do."""
         try:
-            collects = gc.isenabled()
             gc.disable()
             gc.freeze()  # what is the program's stays untouched, and unlooked at
             privatise(_SHARED_BYTES)
-            _leave_behind({theirs.fileno(), writer})
-            link = Link(theirs)
-            approve = "deny" if self._layer.approval_gate is None else PROGRAM
-            settings = Settings(command=(self._name,), given=policy, verbosity=-1, approve=approve)
-            host = Hosted(link, self._span, lambda: self._work(writer, collects), (writer, *_taken))
-            run(link, settings, host)
+            host.keep += _leave_behind({link.fileno(), *host.keep, *session.descriptors})
+            run(link, session, host)
         finally:
             os._exit(70)
 
@@ -272,7 +292,9 @@ class Call:
         return 0
 
 
-_taken: list[int] = []
+_plans = Plans()
+_places: list[str] = []  # names of private folders of calls that are over: a policy with the same one is the same
+os.register_at_fork(after_in_child=_places.clear)
 
 
 def _refused(denied: Denied) -> PolicyResult:
@@ -335,9 +357,9 @@ def _fork() -> int:
         return os.fork()
 
 
-def _leave_behind(kept: set[int]) -> None:
-    """In the fork: be rid of the program's signal handlers and descriptors. The numbers of these stay taken, or a file
-    object of the program's would come to mean whatever is opened next.
+def _leave_behind(kept: set[int]) -> tuple[int, ...]:
+    """In the fork: be rid of the program's signal handlers and descriptors. The numbers of these, which are returned,
+    stay taken, or a file object of the program's would come to mean whatever is opened next.
     """
     _signal.set_wakeup_fd(-1)
     for number in range(1, 65):
@@ -347,14 +369,16 @@ def _leave_behind(kept: set[int]) -> None:
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGCHLD, _signal.SIGALRM))
     null = os.open(os.devnull, os.O_PATH | os.O_CLOEXEC)
+    taken = []
     for fd in map(int, os.listdir("/proc/self/fd")):
         if fd > 2 and fd != null and fd not in kept:
             with suppress(OSError):  # the folder that was listed
                 os.fstat(fd)
                 os.dup2(null, fd, inheritable=False)
-                _taken.append(fd)
+                taken.append(fd)
     os.close(null)
     _print_to_descriptors()
+    return tuple(taken)
 
 
 _is_warm = False

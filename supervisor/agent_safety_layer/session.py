@@ -1,7 +1,8 @@
 """One supervised run, from policy to report: everything that must hold is set up before the child's first instruction.
 
     policy ─ plan ─ filter, ruleset ─ launch (bounded child waits) ─ trace header ─ go ─ loop ─ end of the tree ─
-    footer, report
+    footer, report      ▲
+                        └ up to here nothing hangs on the process that it is done in: ``prepare``
 
 Nothing starts when a part of the policy cannot be enforced here, unless ``best_effort`` says so; then the trace's
 header and the report list what is not.
@@ -28,7 +29,7 @@ from agent_safety_layer.private import Private
 from agent_safety_layer.report import Ending, ReportFile, footer, report
 from agent_safety_layer.tally import Tally
 from agent_safety_layer.terminal import Stderr, colour_wanted
-from asl_hooks.stdio import hold_places
+from asl_hooks.stdio import hold_places, out_of_places
 from asl_hooks.value import replace, value
 
 TYPE_CHECKING = False
@@ -42,15 +43,17 @@ if TYPE_CHECKING:
     from agent_safety_layer.engine.gate import Gate
     from agent_safety_layer.engine.loop import Engine
     from agent_safety_layer.engine.recorder import Recorder
+    from agent_safety_layer.engine.view import View
     from agent_safety_layer.events import Decision, Event
     from agent_safety_layer.live import LiveLine
     from agent_safety_layer.machine import Domain, Machine
     from agent_safety_layer.output import Output
     from agent_safety_layer.policy import Layer, Limits, Plan, Policy
+    from agent_safety_layer.policy.remembered import Plans
     from agent_safety_layer.tree import Tree
     from asl_hooks.backend import Backend
     from asl_hooks.cgroup import Subtree
-    from asl_hooks.launch import Launched
+    from asl_hooks.launch import Launched, Launching, LaunchSpec
 else:
     Protocol = object
 
@@ -82,12 +85,28 @@ class Settings:
     custom: tuple[str, ...] = ()
 
 
+@value
+class Prepared:
+    """What a run needs before its tree is there. ``started`` is when that began, in monotonic seconds."""
+
+    started: float
+    policy: Policy
+    plan: Plan
+    state_dir: str
+    private: Private
+    machine: Machine
+    ruleset: Domain
+    environment: tuple[tuple[str, str], ...]
+
+
 class Host(Protocol):
     """The program that a session runs for, where that is not a person at a terminal."""
 
     span: str  # of the operation that the run is a part of, if it is
     call: Callable[[], int] | None  # what runs in place of a program
     keep: tuple[int, ...]  # descriptors above 2 that it gets
+    plans: Plans | None  # of earlier runs
+    place: str  # the name of the run's private folder, if not after the run
 
     def begins(self, session: Session, engine: Engine, tree: Tree, pid: int) -> None:
         """The child is there and waits for the word."""
@@ -139,6 +158,7 @@ class Session:
         self._closed: tuple[int, ...] = ()  # of 0, 1 and 2
         self._line: LiveLine | None = None
         self._approver: Approver | None = None
+        self._prepared: Prepared | None = None
 
     # -- set-up ----------------------------------------------------------------------------------------------------
 
@@ -147,10 +167,26 @@ class Session:
 
         Raises ``AslError`` when it may not or cannot start, or when we fail; nothing is left running then.
         """
+        self._closed = hold_places()
+        self.prepare()
+        prepared = self._prepared
+        assert prepared is not None
+        try:
+            return self._supervise(prepared)
+        finally:
+            prepared.private.remove()
+
+    def prepare(self) -> None:
+        """Establishes: what can be done before the tree is launched has been done; ``run`` goes on from there, in this
+        process or in a fork of it, which needs ``descriptors``. Give them up here then (``hand_over``).
+
+        Raises ``AslError`` when the run may not or cannot start.
+        """
+        if self._prepared is not None:
+            return
         started = monotonic()
         self._refuse_to_nest()
         self._split()  # so that a mistake is told before anything is made
-        self._closed = hold_places()
         state_dir = state.state_dir()
         if self._host is not None:
             self._approver = self._host.approver(state_dir, self._stderr) if self.settings.approve != "deny" else None
@@ -158,12 +194,35 @@ class Session:
             from agent_safety_layer.approvals.approver import approver
 
             self._approver = approver(self.settings.approve, state_dir, self._stderr)
-        private = Private(self.run_id)
+        from agent_safety_layer.machine import Machine
+
+        private = Private((self._host.place if self._host is not None else "") or f"asl-{self.run_id}")
         try:
             policy, plan = self._policy(state_dir, private.tmp)
-            return self._supervise(policy, plan, state_dir, private, started)
-        finally:
+            environment = self._environment(policy, private)
+            machine = Machine(self.settings.without)
+            ruleset = machine.ruleset(plan)
+        except BaseException:
             private.remove()
+            raise
+        private.denials = out_of_places(private.denials)
+        ruleset = replace(ruleset, fd=out_of_places(ruleset.fd))
+        self._prepared = Prepared(started, policy, plan, state_dir, private, machine, ruleset, environment)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What is open for the run."""
+        prepared = self._prepared
+        return () if prepared is None else (prepared.private.denials, prepared.ruleset.fd)
+
+    def hand_over(self, *, forked: bool) -> None:
+        """Give up what is open for the run in this process; without a fork that has it, all that was made for it."""
+        assert self._prepared is not None
+        self._prepared.ruleset.close()
+        if forked:
+            self._prepared.private.close()
+        else:
+            self._prepared.private.remove()
 
     def _refuse_to_nest(self) -> None:
         """One chain of filters has one listener, so what is supervised cannot be supervised once more; the outer run
@@ -213,7 +272,10 @@ class Session:
         self._tell_vain(policy)
         policy = self._guarded(policy, state_dir)
         record = policy.record if not settings.custom else "all"  # which of what went unseen would be nobody's say
-        return policy, plan(policy.enforced, System(), record=record, asks=self._approver is not None)
+        asks = self._approver is not None
+        if self._host is not None and self._host.plans is not None:
+            return self._host.plans.plan(policy, record=record, asks=asks)
+        return policy, plan(policy.enforced, System(), record=record, asks=asks)
 
     def _tell_gaps(self, policy: Policy) -> None:
         """Say what no policy speaks of: there all is allowed."""
@@ -263,18 +325,18 @@ class Session:
             split=self.settings.trace if self.settings.trace_split else "",
         )
 
-    def _supervise(self, policy: Policy, plan: Plan, state_dir: str, private: Private, started: float) -> Ending:
+    def _supervise(self, prepared: Prepared) -> Ending:
         from agent_safety_layer.denials import Denials
         from agent_safety_layer.engine.recorder import Recorder
-        from agent_safety_layer.machine import Machine
-        from agent_safety_layer.trace.header import with_policy
+        from agent_safety_layer.limits import holders
+        from agent_safety_layer.trace.header import told, with_policy
         from agent_safety_layer.trace.writer import TraceWriter
         from agent_safety_layer.tree import Tree
-        from asl_hooks.launch import abandon
+        from asl_hooks.launch import abandon, begin
 
         settings = self.settings
-        machine = Machine(settings.without)
-        ruleset = machine.ruleset(plan)
+        policy, plan, state_dir = prepared.policy, prepared.plan, prepared.state_dir
+        private, machine, ruleset = prepared.private, prepared.machine, prepared.ruleset
         group = machine.group(policy.limits, self.run_id)
         try:
             missing = machine.missing(policy, custom=bool(settings.custom) and not settings.observe)
@@ -284,7 +346,17 @@ class Session:
                     "nothing was started",
                     "Remove those lines, or run with --best-effort to go on without them.",
                 )
-            launched, output = self._launch(policy, machine, ruleset, group, private)
+            spec, output = self._spec(policy, machine, ruleset, group, private.tmp, prepared.environment)
+            launching = begin(spec)
+            try:  # meanwhile
+                view = self._view(policy, plan, machine, ruleset, state_dir)
+                self._header = self._describe(missing)
+                told(policy)  # the greater part of it
+            except BaseException:
+                launching.abandon()
+                raise
+            launched = self._launched(launching, spec, machine)
+            view.warden = launched.warden
             backend = self._backend(launched, machine)
         except BaseException:
             ruleset.close()
@@ -293,9 +365,9 @@ class Session:
             raise
         engine = None
         try:
-            self._header = self._describe(
-                policy, machine, group, missing, isolated=launched.network >= 0, backend=backend.name
-            )
+            enforced = machine.enforced(policy, backend.name, isolated=launched.network >= 0)
+            held = holders(policy.limits, group.holds if group else frozenset())
+            self._header |= {"backend": backend.name, "enforced": dict((*enforced, *held))}
             where = os.path.abspath(settings.trace) if settings.trace else f"{state_dir}/traces/{self.run_id}.jsonl"
             sign, self._header["signed_by"] = self._signer(state_dir)
             writer = TraceWriter(
@@ -307,12 +379,13 @@ class Session:
             quiet = settings.verbosity < 0
             denials = Denials(self._stderr, fd=private.denials, colour=self._colour, quiet=quiet, remedy=remedy)
             recorder = Recorder(writer, self.tally, denials, reads=policy.record == "all")
-            engine = self._engine(policy, plan, machine, ruleset, launched, backend, recorder, state_dir)
+            engine = self._engine(policy, view, machine, launched, backend, recorder, state_dir)
             tree = Tree(engine, launched, policy.limits, recorder, self._stderr, group, output, self._line)
             if self._host is not None:
                 self._host.begins(self, engine, tree, launched.pid)
-            ending, failure = self._live(tree, started)
+            ending, failure = self._live(tree, prepared.started)
             ending = self._close(ending, writer, denials)
+            tree.reap()
         finally:
             if engine is None:
                 abandon(launched)
@@ -357,21 +430,10 @@ class Session:
 
         return signer(key)
 
-    def _describe(
-        self,
-        policy: Policy,
-        machine: Machine,
-        group: Subtree | None,
-        missing: tuple[str, ...],
-        *,
-        isolated: bool,
-        backend: str,
-    ) -> dict[str, object]:
-        """The trace's header."""
-        from agent_safety_layer.limits import holders
+    def _describe(self, missing: tuple[str, ...]) -> dict[str, object]:
+        """The trace's header; what intercepts the calls, and what holds what, is known once the child is there."""
         from agent_safety_layer.trace.header import header
 
-        enforced = machine.enforced(policy, backend, isolated=isolated)
         return header(
             run=self.run_id,
             name=self.settings.name,
@@ -381,29 +443,34 @@ class Session:
             policies=[*(layer.name for layer in self._given.layers), *self.settings.custom],
             policy_hash=self._given.sha256,
             mode=self._given.mode,
-            backend=backend,
-            enforced=dict((*enforced, *holders(policy.limits, group.holds if group else frozenset()))),
+            backend="",
+            enforced={},
             not_enforced=missing,
         )
 
-    def _launch(
-        self, policy: Policy, machine: Machine, ruleset: Domain, group: Subtree | None, private: Private
-    ) -> tuple[Launched, Output | None]:
-        """The child, bounded, waiting for the word to go; and where its output passes through us to be counted."""
+    def _spec(
+        self,
+        policy: Policy,
+        machine: Machine,
+        ruleset: Domain,
+        group: Subtree | None,
+        scratch: str,
+        environment: tuple[tuple[str, str], ...],
+    ) -> tuple[LaunchSpec, Output | None]:
+        """What is to be launched; and where its output passes through us to be counted."""
         from agent_safety_layer.limits import rlimits
-        from asl_hooks.launch import LaunchSpec, NoListenerError, launch
+        from asl_hooks.launch import LaunchSpec
 
         limits = policy.limits
         output = self._output(limits)
         kernel = machine.kernel()
         wanted = self.settings.backend
-        lost = "taken away" if "notify" in self.settings.without and wanted == "auto" else ""
-        traced = wanted == "ptrace" or bool(lost)
+        traced = wanted == "ptrace" or (wanted == "auto" and "notify" in self.settings.without)
         if traced and not machine.verifies_exec:
             raise UnsupportedError(f"--backend {wanted}", "ptrace is not to be had here", "See asl doctor.")
         spec = LaunchSpec(
             argv=self.settings.command,
-            environment=self._environment(policy, private),
+            environment=environment,
             filter=kernel.program(traced=traced),
             ruleset=ruleset.fd,
             ruleset_log=ruleset.log,
@@ -413,7 +480,7 @@ class Session:
             groups=group.enter if group else (),
             kill_all=group.kill_all if group else -1,
             folders=group.folders if group else (),
-            scratch=private.tmp,
+            scratch=scratch,
             keep=self._host.keep if self._host is not None else (),
             call=self._host.call if self._host is not None else None,
             network=self._guards_network(policy) and machine.isolates,
@@ -421,19 +488,28 @@ class Session:
             shared=partial(kernel.program, shares_ipc=True, traced=traced),
             traced=traced,
         )
+        return spec, output
+
+    def _launched(self, launching: Launching, spec: LaunchSpec, machine: Machine) -> Launched:
+        """The child, bounded, waiting for the word to go."""
+        from asl_hooks.launch import NoListenerError, launch
+
         launched = None
+        asked = self.settings.backend
+        lost = "taken away" if spec.traced and asked == "auto" else ""
         try:
-            launched = launch(spec)
+            launched = launching.finish()
         except NoListenerError as refused:
-            if wanted != "auto" or not machine.verifies_exec:
+            if asked != "auto" or not machine.verifies_exec:
                 raise
             lost = os.strerror(refused.errno)
         if lost and self.settings.verbosity >= 0:
             self._stderr.write(f"asl: no seccomp listener to be had here ({lost}); calls are intercepted with ptrace\n")
         if launched is None:
+            kernel = machine.kernel()
             shared = partial(kernel.program, shares_ipc=True, traced=True)
             launched = launch(replace(spec, traced=True, filter=kernel.program(traced=True), shared=shared))
-        return launched, output
+        return launched
 
     def _backend(self, launched: Launched, machine: Machine) -> Backend:
         """What intercepts the calls of the launched child."""
@@ -446,12 +522,33 @@ class Session:
         asks = machine.kernel().asks(shares_ipc=not launched.ipc) if listener_above() else None
         return Tracer(launched.pid, tells=self.settings.backend == "ptrace", asks=asks)
 
+    @property
+    def _custom(self) -> Custom | None:
+        return self._host.custom() if self.settings.custom and self._host is not None else None
+
+    def _view(self, policy: Policy, plan: Plan, machine: Machine, ruleset: Domain, state_dir: str) -> View:
+        """What the engine knows from the start; the warden is yet to come."""
+        from agent_safety_layer.engine.view import View
+        from agent_safety_layer.policy import Bounds
+
+        custom = self._custom is not None
+        view = View(
+            policy,
+            Bounds(ruleset.read),
+            Bounds(() if custom else ruleset.write),  # what a Python policy allowed is done here, as it was
+            wave_reads=plan.wave_reads and not custom,
+            domain=ruleset.fd >= 0,
+            kernel=machine.kernel(),
+            warden=0,
+        )
+        view.serving = f"{state_dir}/approvals/serving"
+        return view
+
     def _engine(
         self,
         policy: Policy,
-        plan: Plan,
+        view: View,
         machine: Machine,
-        ruleset: Domain,
         launched: Launched,
         backend: Backend,
         recorder: Recorder,
@@ -459,20 +556,8 @@ class Session:
     ) -> Engine:
         from agent_safety_layer.engine.egress import Guarded, Open
         from agent_safety_layer.engine.loop import Engine
-        from agent_safety_layer.engine.view import View
-        from agent_safety_layer.policy import Bounds
 
-        custom = self._host.custom() if self.settings.custom and self._host is not None else None
-        view = View(
-            policy,
-            Bounds(ruleset.read),
-            Bounds(ruleset.write if custom is None else ()),  # what a Python policy allowed is done here, as it was
-            wave_reads=plan.wave_reads and custom is None,
-            domain=ruleset.fd >= 0,
-            kernel=machine.kernel(),
-            warden=launched.warden,
-        )
-        view.serving = f"{state_dir}/approvals/serving"
+        custom = self._custom
 
         def egress(engine: Engine) -> Egress:
             if not self._guards_network(policy):

@@ -289,7 +289,8 @@ class Tree:
         poll = select.poll()
         poll.register(launched.status, select.POLLIN)
         wait_ms = 1
-        while True:
+        said = False
+        while not said:
             ready = poll.poll(wait_ms)
             self._engine.collect()  # a traced process is not dead for the warden before we have seen it
             wait_ms = min(wait_ms * 2, 20)
@@ -302,8 +303,9 @@ class Tree:
             if pid and self._status is None:
                 self._told_of(status, pid, used)
             self._used = tuple(used)
-        os.waitpid(launched.warden, 0)
-        warden.end_strays(self._engine.collect)
+            said = not pid
+        if not said:  # it was killed
+            warden.end_strays(self._engine.collect)
         for fd in (launched.control, launched.status, launched.pidfd):
             os.close(fd)
         if self._output is not None:
@@ -313,6 +315,10 @@ class Tree:
         if not self._outcome:
             for crossing in self._meter.counted(int(self._used[4])):  # what came faster than we looked
                 self._crossed(crossing)
+
+    def reap(self) -> None:
+        """Wait for the warden, whose last word has come: that takes longer than there is reason to wait for."""
+        os.waitpid(self._launched.warden, 0)
 
     def _ending(self, wall_s: float) -> Ending:
         status = _signal.SIGKILL if self._status is None else self._status

@@ -508,3 +508,92 @@ def test_no_child_is_left(safety: SafetyLayer) -> None:
     before = {child.pid for child in psutil.Process().children()}
     safety.guard(lambda: None, sandbox=True)()
     assert {child.pid for child in psutil.Process().children()} <= before
+
+
+def test_a_secret_made_between_two_calls_is_one_in_the_second(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "deep").mkdir()
+    (folder / "deep/notes").write_text("n0tes")
+    safety = SafetyLayer()
+
+    @safety.guard(sandbox=True)
+    def read(name: str) -> str:
+        return Path("deep", name).read_text()
+
+    with pytest.raises(FileNotFoundError):
+        read(".env2")
+    assert [read("notes"), read("notes")] == ["n0tes", "n0tes"]
+    (folder / "deep/.env").write_text("s3cret")
+    with pytest.raises(SafetyViolation, match=r"file.read .*/deep/\.env"):
+        read(".env")
+    assert read("notes") == "n0tes"
+    (folder / "deep/.env").unlink()
+    (folder / "deep/.env2").write_text("plain")
+    assert read(".env2") == "plain"
+
+
+def test_each_call_has_an_empty_private_folder(safety: SafetyLayer, folder: Path) -> None:
+    @safety.guard(sandbox=True)
+    def fill() -> tuple[str, list[str]]:
+        place = os.environ["TMPDIR"]
+        found = [name for name in os.listdir(place) if name != ".denials.jsonl"]
+        Path(place, "left").write_text("x")
+        Path(place, "folder").mkdir(mode=0)
+        return place, found
+
+    places = []
+    for _ in range(3):
+        place, found = fill()
+        assert found == []
+        assert not os.path.lexists(place)
+        places.append(place)
+    os.mkdir(places[-1])  # somebody else's by now
+    try:
+        place, found = fill()
+        assert found == [] and place != places[-1]
+        assert os.listdir(places[-1]) == []
+    finally:
+        os.rmdir(places[-1])
+    os.symlink(folder / "elsewhere", places[-1])
+    try:
+        place, found = fill()
+        assert found == [] and place != places[-1] and "elsewhere" not in place
+        assert not (folder / "elsewhere").exists()
+    finally:
+        os.unlink(places[-1])
+
+
+CLOSED = """
+import os, sys
+from agent_safety_layer import SafetyLayer, PathBoundary
+
+out = os.dup(1)
+for place in (0, 1, 2):
+    os.close(place)
+safety = SafetyLayer(boundaries=[PathBoundary([os.getcwd()])])
+
+@safety.guard(sandbox=True)
+def places():
+    found = {}
+    for place in range(64):
+        try:
+            found[place] = os.readlink(f"/proc/self/fd/{place}")
+        except OSError:
+            pass
+    return found
+
+for _ in range(2):
+    os.write(out, f"{places()}\\n".encode())
+"""
+
+
+def test_a_program_without_standard_descriptors_gives_the_call_none_of_its_own(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(ROOTS)}
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    for line in (first, second):
+        found: dict[int, str] = eval(line, {})
+        assert not [path for path in found.values() if path.startswith("socket:")], "a way to the supervisor"
+        assert set(found) & {0, 1, 2} == set()

@@ -46,11 +46,13 @@ class Linked:
         self._link = link
         self._open: dict[str, ApprovalRequest] = {}
         self._done: deque[ApprovalRequest] = deque()
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._fd = -1  # made when it is asked for: by then the run is in its own process
         self._lock = threading.Lock()
 
     def fileno(self) -> int:
         """See ``Exchange``."""
+        if self._fd < 0:
+            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         return self._fd
 
     def submit_all(self, requests: Sequence[ApprovalRequest]) -> None:
@@ -91,7 +93,8 @@ class Linked:
     def close(self) -> None:
         """See ``Exchange``."""
         with self._lock:
-            os.close(self._fd)
+            if self._fd >= 0:
+                os.close(self._fd)
             self._fd = -1
 
     def _send(self, message: Message) -> None:

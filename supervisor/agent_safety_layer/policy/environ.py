@@ -8,10 +8,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agent_safety_layer.policy.model import Entry, Policy
+    from agent_safety_layer.policy.model import Entry, Environment, Policy
 
 
 _secrets: tuple[Entry, ...] = ()  # of the built-in profiles, once somebody has asked
+_known: dict[tuple[Environment, tuple[Entry, ...], tuple[str, ...]], tuple[str, ...]] = {}
 
 
 def environment(policy: Policy, variables: Mapping[str, str], *, cache: str | None = None) -> dict[str, str]:
@@ -26,16 +27,23 @@ def environment(policy: Policy, variables: Mapping[str, str], *, cache: str | No
     layers = policy.enforced.layers
     more = () if knows_secrets(policy) else built_in(cache)
     for section in dict.fromkeys(layer.environment for layer in layers):  # equal ones strip the same
-        lists = (section.block, section.secrets + more, section.keep)
-        if not lists[0] and not lists[1]:
-            continue
-        blocked, secret, passed = (_Names(entries) for entries in lists)
-        for name in variables:
-            if blocked.fit(name) or (secret.fit(name) and not passed.fit(name)):
-                kept.pop(name, None)
+        for name in _stripped(section, more, tuple(variables)):
+            kept.pop(name, None)
     for layer in layers:
         kept.update(layer.environment.put)
     return kept
+
+
+def _stripped(section: Environment, more: tuple[Entry, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of *names* that a layer's section strips, which are the same in the next run."""
+    found = _known.get((section, more, names))
+    if found is None:
+        blocked, secret, passed = map(_Names, (section.block, section.secrets + more, section.keep))
+        found = tuple(n for n in names if blocked.fit(n) or (secret.fit(n) and not passed.fit(n)))
+        if len(_known) >= 16:
+            _known.clear()
+        _known[section, more, names] = found
+    return found
 
 
 def knows_secrets(policy: Policy) -> bool:

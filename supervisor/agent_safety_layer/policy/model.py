@@ -200,17 +200,19 @@ class Policy:
     Equal when the layers are. What ``decide`` compiles of it is kept on it, made when first needed.
     """
 
-    __slots__ = ("_enforced", "judge", "layers", "sources")
+    __slots__ = ("_enforced", "judge", "layers", "sources", "told")
 
     layers: tuple[Layer, ...]
     sources: tuple[tuple[str, str], ...]
     judge: Any
+    told: str | None  # as JSON; see ``trace.header``
     _enforced: Policy | None
 
     def __init__(self, layers: tuple[Layer, ...], sources: tuple[tuple[str, str], ...] = ()) -> None:
         self.layers = layers
         self.sources = sources
         self.judge = None
+        self.told = None
         self._enforced = None
 
     def __eq__(self, other: object) -> bool:

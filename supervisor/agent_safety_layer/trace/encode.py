@@ -100,13 +100,19 @@ def _decide(decision: Decision, effective: str) -> str:
     return part
 
 
+class Encoded(str):
+    """JSON as it is: ``dumps`` leaves it alone."""
+
+    __slots__ = ()
+
+
 def dumps(value: object) -> str:
     """The value as one line of JSON, pure ASCII: None, bool, int, finite float, str, list, tuple, dict with str keys.
 
     A lone surrogate (a byte of ``sys.argv`` that is not UTF-8) comes out as ``\\xNN``, as in events.
     """
     if isinstance(value, str):
-        return _quote(_whole(value))
+        return str(value) if isinstance(value, Encoded) else _quote(_whole(value))
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from agent_safety_layer.trace import redact
+from agent_safety_layer.trace.encode import Encoded, dumps
 
 SCHEMA = 1
 KEY_VARIABLE = "ASL_TRACE_KEY"
@@ -62,11 +63,19 @@ def with_policy(fields: Mapping[str, object], policy: Policy, variables: Mapping
 
     They are for the trace alone: 20 kB that nobody wants to see in a report.
     """
-    from agent_safety_layer.policy.plain import plain
-
     named = fields.get("policy")
     about = dict(named) if isinstance(named, dict) else {}
-    return {**fields, "policy": {**about, "layers": plain(policy), "variables": dict(variables)}}
+    return {**fields, "policy": {**about, "layers": told(policy), "variables": dict(variables)}}
+
+
+def told(policy: Policy) -> Encoded:
+    """The policy's layers as JSON, made once: most of what a header is."""
+    text = policy.told
+    if text is None:
+        from agent_safety_layer.policy.plain import plain
+
+        text = policy.told = dumps(plain(policy))
+    return Encoded(text)
 
 
 def key_path(state: str) -> str:
