@@ -36,6 +36,7 @@ _FORWARDED = (
 )
 _INTERRUPTS = (_signal.SIGINT, _signal.SIGQUIT)
 _FROM_TERMINAL = (*_INTERRUPTS, _signal.SIGWINCH)
+FLUSH_S = 2.0  # for what a tree that has ended by itself has sent and the network has not taken yet
 _AT_ONCE = ("memory", "written")  # what would go on growing while the tree is asked to end
 
 
@@ -101,6 +102,10 @@ class Tree:
             while self._status is None and not self._ended:
                 self._turn()
             self.end()
+            try:
+                self._engine.egress.finish(0.0 if self._outcome else FLUSH_S)
+            except TraceError as error:
+                self._untraceable(error)
         finally:
             self._give_back_signals()
         return self._ending(monotonic() - started)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -210,3 +213,123 @@ def test_without_a_supervisor_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(spans, "_looked", False)
     assert SafetyLayer().guard(lambda: 1)() == 1
     assert not spans.supervised(), "nobody listens"
+
+
+@pytest.fixture
+def counting() -> Iterator[int]:
+    """The port of a server, TCP and UDP, that takes what comes and says as many bytes back."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket(type=socket.SOCK_DGRAM) as bound:
+        port = int(listening.getsockname()[1])
+        bound.bind(("127.0.0.1", port))
+
+        def streams() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = listening.accept()
+                    threading.Thread(target=stream, args=(client,), daemon=True).start()
+
+        def stream(client: socket.socket) -> None:
+            with client:
+                size = 0
+                while data := client.recv(65536):
+                    size += len(data)
+                client.sendall(b"x" * size)
+
+        def datagrams() -> None:
+            while (got := bound.recvfrom(65536))[0]:
+                bound.sendto(*got)
+
+        threads = [threading.Thread(target=each, daemon=True) for each in (streams, datagrams)]
+        for thread in threads:
+            thread.start()
+        yield port
+        listening.shutdown(socket.SHUT_RDWR)
+        bound.sendto(b"", bound.getsockname())
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.requires("netns")
+def test_bytes_are_counted_in_the_operation_that_sent_them(tmp_path: Path, counting: int) -> None:
+    policy = OPEN + f'network:\n  allow: ["localhost:{counting}"]\n'
+    traced = Traced(
+        tmp_path,
+        f"""
+import socket
+HERE = ("127.0.0.1", {counting})
+meet = threading.Barrier(2)
+def talk(size):
+    with socket.create_connection(HERE) as talking:
+        meet.wait()  # both are open at once
+        talking.sendall(b"y" * size)
+        talking.shutdown(socket.SHUT_WR)
+        while talking.recv(65536): pass
+def ask(size, connects):
+    with socket.socket(type=socket.SOCK_DGRAM) as asking:
+        if connects:
+            asking.connect(HERE)
+            asking.send(b"z" * size)
+        else:
+            asking.sendto(b"z" * size, HERE)
+        asking.recv(65536)
+def in_operation(name, call, *args):
+    with safety.session("s") as session:
+        session.execute(name, lambda: call(*args))
+threads = [threading.Thread(target=in_operation, args=(f"talk {{size}}", talk, size)) for size in (100, 2000)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+in_operation("ask 30", ask, 30, True)
+in_operation("ask 40", ask, 40, False)
+""",
+        policy,
+    )
+    counted = {
+        entry.event.detail: traced.names.get(entry.event.span, entry.event.span)
+        for entry in traced.entries
+        if entry.event.kind in ("net.connect", "net.send") and "received" in entry.event.detail
+    }
+    assert counted == {
+        "100 bytes sent, 100 received": "talk 100",
+        "2000 bytes sent, 2000 received": "talk 2000",
+        "30 bytes sent, 30 received": "ask 30",
+        "40 bytes sent, 40 received": "ask 40",
+    }
+
+
+@pytest.mark.requires("netns")
+def test_what_is_sent_just_before_the_end_arrives_and_is_counted(tmp_path: Path, counting: int) -> None:
+    size = 12 << 20
+    received: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def take() -> None:
+            client, _ = listening.accept()
+            with client:
+                received.append(sum(len(data) for data in iter(lambda: client.recv(65536), b"")))
+
+        taker = threading.Thread(target=take)
+        taker.start()
+        port = listening.getsockname()[1]
+        traced = Traced(
+            tmp_path,
+            f"""
+import socket
+def upload():
+    talking = socket.create_connection(("127.0.0.1", {port}))
+    talking.sendall(b"y" * {size})
+    asking = socket.socket(type=socket.SOCK_DGRAM)
+    asking.sendto(b"bye", ("127.0.0.1", {counting}))
+    os._exit(0)
+with safety.session("s") as session:
+    session.execute("upload", upload)
+""",
+            OPEN + f'network:\n  allow: ["localhost:{port}", "localhost:{counting}"]\n',
+        )
+        taker.join()
+    assert received == [size]
+    counted = {
+        (entry.event.kind, entry.event.detail.partition(" bytes sent")[0], traced.names.get(entry.event.span))
+        for entry in traced.entries
+        if " bytes sent" in entry.event.detail
+    }
+    assert counted == {("net.connect", str(size), "upload"), ("net.send", "3", "upload")}

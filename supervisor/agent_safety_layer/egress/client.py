@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
+from time import monotonic
 
 from agent_safety_layer.egress.addresses import LOOPBACK, canonical, kind_of
 from agent_safety_layer.egress.gate import Settings
@@ -20,6 +21,7 @@ from agent_safety_layer.egress.protocol import (
     Answer,
     Ask,
     Failed,
+    Finish,
     Happened,
     Lost,
     Message,
@@ -104,8 +106,8 @@ class EgressClient:
                 datagram = self._socket.recv(LONGEST, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            except ConnectionError:
-                datagram = b""
+            except ConnectionError:  # it has ended without having read everything; what it has said comes after that
+                continue
             if datagram:
                 self._take(decode(datagram))
             else:
@@ -218,6 +220,20 @@ class EgressClient:
     def _ask_for(self, message: Open | Release, done: Callable[[int], None]) -> None:
         self._waiting[message.id] = done
         self._send(message)
+
+    def finish(self, within_s: float) -> None:
+        """The tree is gone: what it has sent was passed on, as far as that was possible within so many seconds, and
+        everything that came of it has been reported.
+        """
+        if not self.alive:
+            return
+        self._send(Finish(int(within_s * 1000)))
+        until = monotonic() + within_s + END_S
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLIN)
+        while self.alive and (left := until - monotonic()) > 0:
+            poll.poll(left * 1000 + 1)
+            self.dispatch()
 
     def close(self) -> None:
         """The process has ended, and with it every connection."""

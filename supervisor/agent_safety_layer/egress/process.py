@@ -20,6 +20,7 @@ from agent_safety_layer.egress.protocol import (
     Answer,
     Ask,
     Failed,
+    Finish,
     Happened,
     Lost,
     Message,
@@ -73,6 +74,7 @@ class Channel:
         self._received = received
         self._unsent: deque[bytes] = deque()
         self._lost = 0
+        self._ends = False
         loop.watch(connected.fileno(), IN, self._ready)
 
     def send(self, message: Message) -> None:
@@ -83,6 +85,11 @@ class Channel:
             lost, self._lost = self._lost, 0
             self._unsent.append(encode(Lost(lost)))
         self._unsent.append(encode(message))
+        self._flush()
+
+    def end(self) -> None:
+        """Hang up once everything is sent."""
+        self._ends = True
         self._flush()
 
     def _flush(self) -> None:
@@ -97,7 +104,9 @@ class Channel:
         except OSError:  # the supervisor has hung up
             self._loop.stop()
             return
-        if was_waiting:
+        if self._ends:
+            self._loop.stop()
+        elif was_waiting:
             self._loop.watch(self._socket.fileno(), IN, self._ready)
 
     def _ready(self, events: int) -> None:
@@ -127,6 +136,8 @@ class Egress:
         self._asked: dict[int, tuple[Ask, Callable[[Answer], None]]] = {}
         self._lasting: dict[Ask, Answer] = {}
         self._connections, self._flows = Room(CONNECTIONS), Room(FLOWS)
+        self._live: set[Connection] = set()
+        self._finishing = False
         self._open: dict[Key, TcpListener | UdpPort | DnsOverUdp] = {}
         self._gate = Gate(self._ask, Resolver(self.loop, lookup), AddressBook(), settings, is_own_address)
         self._responder = Responder(self._gate, self._channel.send, self._channel.send)
@@ -178,12 +189,18 @@ class Egress:
             self._channel.send(Opened(message.id, 0))
         elif isinstance(message, Resolve):
             self._resolve(message)
+        elif isinstance(message, Finish):
+            self._finishing = True
+            self.loop.later(message.within_ms / 1000, self._end)
+            self.loop.later(0, self._look_soon)
 
     def _take_answer(self, answer: Answer) -> None:
         question, done = self._asked.pop(answer.id)
         if answer.lasts and len(self._lasting) < LASTING:
             self._lasting[question] = answer
         done(answer)
+        if self._finishing:
+            self._look()
 
     def _try_to_listen(self, message: Open) -> int:
         try:
@@ -206,10 +223,38 @@ class Egress:
         else:
             self._open[key] = UdpPort(self.loop, self._gate, self._channel.send, made, self._flows)
 
-    def _accepted(self, client: socket.socket) -> None:
-        Connection(self.loop, self._gate, self._channel.send, client, self._connections)
+    def _accepted(self, client: socket.socket, source: int) -> None:
+        self._connections.enter()
+        Connection(self.loop, self._gate, self._channel.send, client, source, self._live, self._gone)
 
-    def _accepted_dns(self, client: socket.socket) -> None:
+    def _gone(self, connection: Connection) -> None:
+        self._connections.leave()
+        self._live.discard(connection)
+        if self._finishing:
+            self._look()
+
+    def _look_soon(self) -> None:
+        """Look after the next round: what had arrived before the tree was gone is accepted by then."""
+        self.loop.later(0, self._look)
+
+    def _look(self) -> None:
+        """The tree is gone: what is left to do is done once nothing of it is to be passed on any more."""
+        if not self._live and not self._asked:
+            self._end()
+        for connection in tuple(self._live):
+            connection.only_send()
+
+    def _end(self) -> None:
+        """Tell what came of everything, and end."""
+        self._finishing = False
+        for connection in tuple(self._live):
+            connection.end()
+        for listener in self._open.values():
+            listener.close()
+        self._open.clear()
+        self._channel.end()
+
+    def _accepted_dns(self, client: socket.socket, _source: int) -> None:
         DnsOverTcp(self.loop, client, self._responder, self._connections)
 
     def _resolve(self, message: Resolve) -> None:

@@ -111,6 +111,15 @@ class Resolved:
 
 
 @value
+class Finish:
+    """The tree is gone: what it has sent goes on its way, within so many milliseconds; then tell what came of all that
+    is open, and end.
+    """
+
+    within_ms: int
+
+
+@value
 class Named:
     """The address book's new entry; sent before the tree can know of it."""
 
@@ -121,7 +130,10 @@ class Named:
 
 @value
 class Happened:
-    """For the trace: what came of a connection or question. ``result`` is "" or the name of an errno or DNS error."""
+    """For the trace: what came of a connection or question. ``result`` is "" or the name of an errno or DNS error.
+
+    ``source`` is the port of the tree's end (0 for a question), ``dialled`` the address that the tree used.
+    """
 
     kind: str
     host: str
@@ -132,6 +144,8 @@ class Happened:
     reason: str
     sent: int
     received: int
+    source: int = 0
+    dialled: str = ""
 
 
 @value
@@ -141,7 +155,9 @@ class Lost:
     count: int
 
 
-Message = Ready | Failed | Ask | Answer | Open | Release | Opened | Resolve | Resolved | Named | Happened | Lost
+Message = (
+    Ready | Failed | Ask | Answer | Open | Release | Opened | Resolve | Resolved | Named | Finish | Happened | Lost
+)
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in Message.__args__}
 LONGEST = 8192
 

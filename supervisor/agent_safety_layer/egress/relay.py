@@ -108,6 +108,13 @@ class Relay:
             self._out.held = False
             self._arrange()
 
+    def only_send(self) -> None:
+        """The client is gone: it ends once what that has sent is passed on."""
+        if self._open:
+            self._back.ended = True
+            self._back.waiting = memoryview(b"")
+            self._arrange()
+
     def reset(self, why: str) -> None:
         """Both sides see a reset. Nothing happens when the relay has ended already."""
         if self._open:

@@ -22,13 +22,14 @@ Report = Callable[[Happened], None]
 
 
 class TcpListener:
-    """Accepts on a listening socket of the tree's or the capture namespace and gives each connection to *accepted*.
+    """Accepts on a listening socket of the tree's or the capture namespace and gives each connection to *accepted*,
+    with the port of its other end.
 
     While *room* is full the others wait, as in front of any server that is busy.
     """
 
     def __init__(
-        self, loop: Loop, listening: socket.socket, accepted: Callable[[socket.socket], None], room: Room
+        self, loop: Loop, listening: socket.socket, accepted: Callable[[socket.socket, int], None], room: Room
     ) -> None:
         self._loop = loop
         self._socket = listening
@@ -43,7 +44,7 @@ class TcpListener:
                 self._wait()
                 return
             try:
-                client, _peer = self._socket.accept()
+                client, peer = self._socket.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -52,7 +53,7 @@ class TcpListener:
                     return
                 continue  # the client went away before it was accepted
             client.setblocking(False)
-            self._accepted(client)
+            self._accepted(client, int(peer[1]))
 
     def _wait(self) -> None:
         self._loop.unwatch(self._socket.fileno())  # it stays ready: come back when something was closed
@@ -71,9 +72,19 @@ class TcpListener:
 class Connection:
     """One connection of the tree, from acceptance to end; every end but the supervisor's own refusal is reported."""
 
-    def __init__(self, loop: Loop, gate: Gate, report: Report, client: socket.socket, room: Room) -> None:
-        self._room = room
-        room.enter()
+    def __init__(
+        self,
+        loop: Loop,
+        gate: Gate,
+        report: Report,
+        client: socket.socket,
+        source: int,
+        live: set[Connection],
+        gone: Callable[[Connection], None],
+    ) -> None:
+        live.add(self)
+        self._gone = gone
+        self._is_alone = False
         self._loop = loop
         self._gate = gate
         self._report = report
@@ -87,6 +98,7 @@ class Connection:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         dialled = client.getsockname()
         self._ip, self._port = canonical(dialled[0]), int(dialled[1])
+        self._source, self._dialled_ip = source, self._ip
         gate.admit(self._ip, self._port, "tcp", self._admitted)
 
     def _admitted(self, admission: Admission) -> None:
@@ -137,6 +149,8 @@ class Connection:
             return
         inspect = None if self._host == "localhost" else self._inspect
         self._relay = Relay(self._loop, self._client, upstream, inspect, self._finished)
+        if self._is_alone:
+            self._relay.only_send()
 
     def _inspect(self, piece: bytes) -> str:
         """Every other host that the client names must be allowed too; TLS on a connection to a name must name one."""
@@ -173,14 +187,29 @@ class Connection:
 
     def _finished(self, sent: int, received: int, why: str) -> None:
         self._relay = None
-        self._room.leave()
+        self._gone(self)
         if why != "refused":
             self._tell("", why, sent, received)
 
     def _tell(self, result: str, reason: str, sent: int = 0, received: int = 0) -> None:
-        self._report(Happened("net.connect", self._host, self._ip, self._port, "tcp", result, reason, sent, received))
+        outside = (self._host, self._ip, self._port, "tcp")
+        inside = (self._source, self._dialled_ip)
+        self._report(Happened("net.connect", *outside, result, reason, sent, received, *inside))
+
+    def only_send(self) -> None:
+        """The client is gone; what it has sent is still passed on."""
+        self._is_alone = True
+        if self._relay is not None:
+            self._relay.only_send()
+
+    def end(self) -> None:
+        """End now, and tell what came of it."""
+        if self._relay is not None:
+            self._relay.reset("the run has ended")
+        else:
+            self._tell("", "the run has ended")
 
     def _drop(self) -> None:
-        self._room.leave()
+        self._gone(self)
         reset_on_close(self._client)
         self._client.close()

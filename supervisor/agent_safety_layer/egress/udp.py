@@ -142,16 +142,7 @@ class _Flow:
         if self._outside is not None:
             self._loop.unwatch(self._outside.fileno())
             self._outside.close()
-        return Happened(
-            *(
-                "net.send",
-                self._host,
-                self._ip,
-                self._port,
-                "udp",
-                self._result,
-                self._reason,
-                self._sent,
-                self._received,
-            )
-        )
+        outside = (self._host, self._ip, self._port, "udp")
+        inside = (int(self._peer[1]), self._dialled)
+        came_of_it = (self._result, self._reason, self._sent, self._received)
+        return Happened("net.send", *outside, *came_of_it, *inside)

@@ -11,6 +11,7 @@ The egress process is started at the first call that needs it.
 
 from __future__ import annotations
 
+from _collections import OrderedDict
 from errno import EACCES, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH
 
 from agent_safety_layer.engine.custom import stricter
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from agent_safety_layer.engine.view import View
 
     Ready = Callable[[int, bytes], None]
+    Flow = tuple[str, int, str, int]  # protocol, the tree's own port, the address and port that it used
 else:
     Protocol = object
 
 DNS = 53
+FLOWS = 4096  # whose spans are remembered
 _PASSING = (ALLOW, AUDIT, WARN)
 
 
@@ -53,6 +56,12 @@ class Egress(Protocol):
 
     def vacate(self, raw: bytes, proto: str, ready: Ready) -> None:
         """The same before the tree binds *raw*: nothing of ours is in the way."""
+
+    def left(self, event: Event, source: int, raw: bytes) -> None:
+        """What the tree does in *event* leaves from its port *source*, 0 as long as it has none, for *raw*."""
+
+    def finish(self, within_s: float) -> None:
+        """The tree is gone: what it has sent goes on its way, for so long at most, and what came of it is recorded."""
 
     def close(self) -> None:
         """End what was started."""
@@ -76,6 +85,12 @@ class Open:
         ready(0, raw)
 
     vacate = reach
+
+    def left(self, event: Event, source: int, raw: bytes) -> None:
+        """Nothing more is heard of it."""
+
+    def finish(self, within_s: float) -> None:
+        """The kernel does."""
 
     def close(self) -> None:
         """Nothing was started."""
@@ -103,6 +118,8 @@ class Guarded:
         self._net_fd = net_fd
         self._watch = watch
         self._client: EgressClient | None = None
+        self._finishing = False
+        self._spans: OrderedDict[Flow, str] = OrderedDict()  # in which what is on its way was begun, the latest last
         # Of the layers that enforce: without any, all that is refused is only told.
         self._networks = [layer.network for layer in view.enforced.layers if layer.network is not None]
 
@@ -180,6 +197,16 @@ class Guarded:
         else:
             ready(0, raw)
 
+    def left(self, event: Event, source: int, raw: bytes) -> None:
+        """Remember the span in which that is done, for when the egress process tells what came of it."""
+        if self.captured:
+            address = sockaddr.parse(raw)
+            flow = (event.proto, source, address.ip, address.port)
+            self._spans.pop(flow, None)
+            self._spans[flow] = event.span
+            if len(self._spans) > FLOWS:
+                self._spans.popitem(last=False)  # other threads add to it as well
+
     # -- what the egress process asks and tells ------------------------------------------------------------------------
 
     def _judge(self, question: Ask) -> Decision | None:
@@ -191,6 +218,8 @@ class Guarded:
         decision = view.decide_enforced(event)
         if self._custom is None or decision.action == BLOCK:
             return self._answered(question, event, decision, None)
+        if self._finishing:
+            return Decision(BLOCK, "", "", "the program that asked for it has ended")
         self._custom.ask((event,), lambda said: self._advised(question, event, decision, said))
         return None
 
@@ -231,6 +260,7 @@ class Guarded:
             port=report.port,
             proto=report.proto,
             detail=report.reason if report.result else counted,
+            span=self._span_of(report),
             time=now,
         )
         decision = self._view.decide(event)
@@ -239,6 +269,17 @@ class Guarded:
         if effective == BLOCK and not self._networks:
             effective = AUDIT
         self._recorder.record(event, decision, effective, report.result, now)
+
+    def _span_of(self, report: Happened) -> str:
+        """The span in which it was begun. What has ended before its port was known is the latest that went there."""
+        flows = ((report.proto, source, report.dialled, report.port) for source in (report.source, 0))
+        return next((self._spans[flow] for flow in flows if flow in self._spans), "")
+
+    def finish(self, within_s: float) -> None:
+        """The egress process passes on what is left, and tells."""
+        if self._client is not None:
+            self._finishing = True
+            self._client.finish(within_s)
 
     def close(self) -> None:
         """End the egress process."""

@@ -206,7 +206,11 @@ class Network:
             return _check(_libc.connect(held, target[0], len(target[0])))
 
         def perform() -> int:
-            _as_the_caller(domain, process, dial)
+            self._left(event, held, domain, target[0])
+            try:
+                _as_the_caller(domain, process, dial)
+            finally:  # also where it goes on by itself (EINPROGRESS)
+                self._left(event, held, domain, target[0])
             self._answers_come_to(held, domain, type_)
             return 0
 
@@ -223,6 +227,11 @@ class Network:
         """A datagram socket that was connected or has sent is bound: what the tree sends there stays in the tree."""
         if type_ == _DGRAM and domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
             self._own.add_port("udp", _name_of(held).port, held)
+
+    def _left(self, event: Event | None, held: int, domain: int, raw: bytes) -> None:
+        """Something was sent to *raw*: the port that it came from tells later what belongs to it."""
+        if event is not None and raw and domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
+            self._egress.left(event, _name_of(held).port, raw)
 
     def bind(self, call: Call, process: Process, name: str) -> Operation:
         """bind."""
@@ -323,6 +332,7 @@ class Network:
 
         def perform() -> int:
             sent = _as_the_caller(domain, process, lambda: sender.send(message))
+            self._left(event, held, domain, target[0])
             self._answers_come_to(held, domain, type_)
             return sent
 
@@ -381,6 +391,7 @@ class Network:
                     if not done:
                         raise
                     break
+                self._left(message.event, held, domain, message.target[0])
                 self._answers_come_to(held, domain, type_)
                 if not many:
                     return sent
