@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from agent_safety_layer.policies import checked_list
 from agent_safety_layer.policy.hosts import METADATA_NAMES, is_private, parse_legacy_ip
 from agent_safety_layer.resources import Destination, destinations_of, paths_of
 
@@ -405,14 +406,18 @@ def _open_files() -> int:
     return len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them
 
 
+_HOW = "Folders go to PathBoundary, hosts to NetworkBoundary, seconds to TimeBoundary."
+
+
 class BoundarySet:
     """Boundaries checked together. ``boundaries`` is the list that was given; it can be changed at any time."""
 
     def __init__(self, boundaries: list[Boundary] | None = None) -> None:
-        self.boundaries: list[Boundary] = boundaries if boundaries is not None else []
+        self.boundaries: list[Boundary] = checked_list(boundaries, "boundaries", "check", _HOW)
 
     def add(self, boundary: Boundary) -> None:
         """Add a boundary."""
+        checked_list([boundary], "boundaries", "check", _HOW)
         self.boundaries.append(boundary)
 
     def remove(self, boundary_name: str) -> bool:

@@ -96,8 +96,9 @@ class SafetyLayer:
         agent_safety_layer.violations.SafetyViolation: reading /srv/agent/.env is blocked by '${WORKSPACE}/**/.env'
         """
         from agent_safety_layer.filepolicy import FilePolicy, limits_of, load_policy
+        from agent_safety_layer.policy import Policy as FilePolicies
 
-        loaded = load_policy(policy) if isinstance(policy, str | Path) else policy
+        loaded = policy if isinstance(policy, FilePolicies) else load_policy(policy)
         return cls(
             [FilePolicy(loaded), *(policies or ())],
             [*limits_of(loaded), *(boundaries or ())],

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -231,14 +231,34 @@ class CustomPolicy(Policy):
         return self.check_fn(operation, context)
 
 
+def checked_list(given: Any, what: str, method: str, how: str) -> list[Any]:
+    """The members of what was given, or that very list, empty for None; each has *method*. Raises ``TypeError``, which
+    says *how* to make such.
+    """
+    if given is None:
+        return []
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+    found = given if isinstance(given, list) else list(given) if several else [given]
+    for each in found:
+        if isinstance(each, type) or not callable(getattr(each, method, None)):
+            raise TypeError(f"{what} takes a list of objects with a method {method}(), and {each!r} has none. {how}")
+    if not several:
+        raise TypeError(f"{what} takes a list, and {given!r} is none. Write {what}=[...].")
+    return found
+
+
+_HOW = "A profile or policy file goes to SafetyLayer.from_policy, a pattern to Policy.block_pattern."
+
+
 class PolicySet:
     """Policies evaluated together. ``policies`` is the list that was given; it can be changed at any time."""
 
     def __init__(self, policies: list[Policy] | None = None) -> None:
-        self.policies: list[Policy] = policies if policies is not None else []
+        self.policies: list[Policy] = checked_list(policies, "policies", "evaluate", _HOW)
 
     def add(self, policy: Policy) -> None:
         """Add a policy."""
+        checked_list([policy], "policies", "evaluate", _HOW)
         self.policies.append(policy)
 
     def remove(self, policy_name: str) -> bool:

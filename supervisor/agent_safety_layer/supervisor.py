@@ -5,7 +5,8 @@ from __future__ import annotations
 import locale
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from agent_safety_layer import helper
@@ -13,8 +14,10 @@ from agent_safety_layer.approval import ApprovalGate, AsyncApprovalGate
 from agent_safety_layer.approvals.linked import PROGRAM
 from agent_safety_layer.compiled import limits_from
 from agent_safety_layer.errors import UsageError
+from agent_safety_layer.filepolicy import loaded
 from agent_safety_layer.outcome import Completed
 from agent_safety_layer.policies import Policy
+from agent_safety_layer.policy import PROFILES
 from agent_safety_layer.policy import Policy as FilePolicies
 from agent_safety_layer.policy.model import Layer, Limits
 from agent_safety_layer.policy.plain import plain
@@ -46,7 +49,8 @@ class Supervisor:
     layers, each of which must agree. ``extra`` joins the first one that is a name or a path, and is shaped like a
     policy file; ``limits`` hold in addition to the policies'. ``observe`` blocks nothing and records everything. What
     a policy asks a person waits at the ``approval_gate``, in threads of this program, while the run goes on; without
-    one it is refused. The administrator's policy holds whatever is given here.
+    one it is refused. The administrator's policy holds whatever is given here. Raises ``PolicyError`` when there is no
+    such profile or file, or something is wrong with it; files are read again for each run.
 
     Python policies (``Policy.custom``) can be among them, or stand alone beside the default profile. They are asked
     here, in threads, about every operation that the files do not block, while the call waits: the operation is the
@@ -75,13 +79,15 @@ class Supervisor:
         best_effort: bool = False,
         approval_gate: ApprovalGate | AsyncApprovalGate | None = None,
     ) -> None:
-        given = [policy] if isinstance(policy, str | os.PathLike | FilePolicies | Policy) else list(policy)
-        self.sources = tuple(os.fspath(each) for each in given if not isinstance(each, FilePolicies | Policy))
+        given = _several(policy)
+        self.sources = tuple(_source(each) for each in given if not isinstance(each, FilePolicies | Policy))
         self.loaded = [each for each in given if isinstance(each, FilePolicies)]
         self.custom = [each for each in given if isinstance(each, Policy)]
         if extra and self.loaded and not self.sources:
             raise UsageError("Nothing for `extra` to join.", remedy="Give it to load_policy instead.")
         self.extra = {section: dict(entries) for section, entries in (extra or {}).items()}
+        if self.sources or self.extra:
+            loaded(self.sources, None, tempfile.gettempdir(), self.extra)  # a mistake is told now, not at the first run
         self.limits = limits_from(limits or {})
         self.observe = observe
         self.best_effort = best_effort
@@ -289,6 +295,26 @@ class Supervisor:
             "places": places,
             "without": sorted(self._without),
         }
+
+
+def _several(policy: object) -> list[Source]:
+    given = [policy] if isinstance(policy, str | os.PathLike | FilePolicies | Policy) else policy
+    if isinstance(given, Iterable) and not isinstance(given, bytes | Mapping):
+        found = list(given)
+        if all(isinstance(each, str | os.PathLike | FilePolicies | Policy) for each in found):
+            return found
+        given = next(each for each in found if not isinstance(each, str | os.PathLike | FilePolicies | Policy))
+    raise TypeError(
+        "A policy is the name of a profile, the path of a policy file, what load_policy returns, a Python policy"
+        f" (Policy.custom), or a list of these; {given!r} is none."
+    )
+
+
+def _source(given: str | os.PathLike[str]) -> str:
+    """The name of a profile, or the absolute path of a file: where a run takes place does not change which is meant."""
+    name = os.fspath(given)
+    is_file = "/" in name or name.endswith((".yaml", ".yml")) or os.path.exists(name)
+    return os.path.abspath(name) if is_file and name not in PROFILES else name
 
 
 def _umask() -> int:

@@ -20,10 +20,12 @@ from agent_safety_layer import (
     PatternPolicy,
     Policy,
     PolicyAction,
+    PolicyError,
     PolicyResult,
     SafetyCheckResult,
     SafetyLayer,
     SafetyViolation,
+    Supervisor,
     TraceLevel,
     TraceStatus,
 )
@@ -497,3 +499,43 @@ def test_generators_are_judged_before_they_run_and_pass_values_both_ways() -> No
     trace = safety.get_trace()
     assert trace is not None
     assert [entry.status.value for entry in trace.entries] == ["completed", "completed", "blocked", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: SafetyLayer(policies="x"), "policies takes a list.*'x'.*SafetyLayer.from_policy"),  # type: ignore[arg-type]
+        (lambda: SafetyLayer(["rm"]), "'rm' has none.*Policy.block_pattern"),  # type: ignore[list-item]
+        (lambda: SafetyLayer(Policy.block_pattern("x", "y")), r"Write policies=\[...\]"),  # type: ignore[arg-type]
+        (lambda: SafetyLayer(boundaries=["/tmp"]), "'/tmp' has none.*PathBoundary"),  # type: ignore[list-item]
+        (lambda: SafetyLayer().add_policy("x"), "'x' has none"),  # type: ignore[arg-type]
+        (lambda: Supervisor(5), "name of a profile.*; 5 is none"),  # type: ignore[arg-type]
+        (lambda: Supervisor(["offline", None]), "; None is none"),  # type: ignore[list-item]
+    ],
+)
+def test_what_is_no_policy_is_refused_where_it_is_given(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        make()
+    SafetyLayer([Policy.block_pattern("x", "y")], [PathBoundary(["/tmp"])])
+
+
+@pytest.mark.parametrize(
+    ("source", "extra", "said"),
+    [
+        ("nosuch", {}, "There is no profile 'nosuch'. There are: workspace"),
+        ("./nosuch.yaml", {}, "nosuch.yaml: The policy cannot be read: No such file"),
+        ("offline", {"files": {"rea": ["/opt"]}}, "Did you mean read?"),
+    ],
+)
+def test_a_supervisor_is_not_made_with_a_policy_that_cannot_be_used(
+    source: str, extra: dict[str, dict[str, list[str]]], said: str
+) -> None:
+    with pytest.raises(PolicyError, match=said):
+        Supervisor(source, extra=extra)
+    Supervisor("offline", extra={"files": {"read": ["/opt"]}})
+
+
+def test_a_supervisors_policy_file_is_where_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("version: 1\n")
+    assert Supervisor(["mine.yaml", "offline"]).sources == (str(tmp_path / "mine.yaml"), "offline")
