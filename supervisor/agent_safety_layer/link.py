@@ -45,7 +45,8 @@ class Link:
         data = memoryview(_LENGTH.pack(len(text)) + text)
         with self._sending:
             sent = socket.send_fds(self._socket, [data], fds) if fds else 0
-            self._socket.sendall(data[sent:])
+            if sent < len(data):  # to send nothing fails, too, once the other side has heard all and is gone
+                self._socket.sendall(data[sent:])
 
     def receive(self) -> Message | None:
         """The next message, waited for; None at the end."""

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ import pytest
 
 from agent_safety_layer import AslError, Completed, PolicyError, RunFailed, Supervisor, helper, load_policy
 from agent_safety_layer.errors import UnsupportedError, UsageError
+from agent_safety_layer.link import Link
 from tests.kernel.supervised import OPEN, ROOTS
 
 pytestmark = pytest.mark.requires("notify", "landlock")
@@ -378,3 +380,24 @@ def test_a_warm_run_imports_next_to_nothing(supervisor: Supervisor) -> None:
     new, before = json.loads(done.stdout)
     assert len(new) < 6, new
     assert "threading" not in before, "what it does in each forked process takes half a millisecond"
+
+
+def test_who_has_heard_all_and_is_gone_was_told() -> None:
+    ours, theirs = (Link(end) for end in socket.socketpair())
+    reader, writer = os.pipe()
+    real = socket.send_fds
+
+    def send_and_hang_up(*args: Any) -> int:
+        sent = real(*args)
+        assert theirs.receive() == {"run": 1}
+        theirs.close()
+        return sent
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "send_fds", send_and_hang_up)
+        ours.send({"run": 1}, (writer,))
+    with pytest.raises(BrokenPipeError):
+        ours.send({"run": 2})
+    for fd in (reader, writer):
+        os.close(fd)
+    ours.close()
