@@ -283,8 +283,7 @@ def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
             landlock.restrict(spec.ruleset, spec.ruleset_log)
         program = spec.filter if ipc or spec.shared is None else spec.shared()
         # From the filter on, only calls that it does not notify: nobody answers yet.
-        argv, environment, paths = _prepare(spec)
-        execve = ctypes.CDLL(None, use_errno=True).execve
+        execute = _execution(spec) if spec.call is None else None
         _close_all_but({0, 1, 2, ready, go, *spec.keep}.difference(spec.closed))
         step = b"seccomp" if spec.traced else b"listener"
         listener = -1
@@ -299,11 +298,12 @@ def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
         if listener >= 0:
             os.close(listener)
         os.close(go)
-        if spec.call is not None:
-            os.environ.clear()
-            os.environ.update(spec.environment)
-            os._exit(spec.call())
-        os._exit(_exec(execve, argv, environment, paths, spec.argv[0]))
+        if execute is not None:
+            os._exit(execute())
+        assert spec.call is not None
+        os.environ.clear()
+        os.environ.update(spec.environment)
+        os._exit(spec.call())
     except BaseException as error:  # whatever it was, the parent must hear of it
         errno = getattr(error, "errno", None) or EPERM
         try:
@@ -335,13 +335,17 @@ def _isolate(network: bool, ipc: bool) -> tuple[bool, bool]:
     return True, has_ipc or (owned and ipc)
 
 
-def _prepare(spec: LaunchSpec) -> tuple[ctypes.Array[ctypes.c_char_p], ctypes.Array[ctypes.c_char_p], list[bytes]]:
+def _execution(spec: LaunchSpec) -> Callable[[], int]:
+    """What executes the program, with everything looked up: it returns the exit status when it cannot be executed."""
     encode = os.fsencode
     argv = [encode(word) for word in spec.argv]
     environment = [encode(f"{name}={content}") for name, content in spec.environment]
     strings = ctypes.c_char_p * (len(argv) + 1)
     variables = ctypes.c_char_p * (len(environment) + 1)
-    return strings(*argv, None), variables(*environment, None), candidates(spec.argv[0], dict(spec.environment))
+    paths = candidates(spec.argv[0], dict(spec.environment))
+    execve = ctypes.CDLL(None, use_errno=True).execve
+    given = strings(*argv, None), variables(*environment, None)
+    return lambda: _exec(execve, *given, paths, spec.argv[0])
 
 
 def candidates(program: str, environment: Mapping[str, str]) -> list[bytes]:

@@ -14,6 +14,10 @@ import os
 import struct
 from errno import ENOENT
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+_libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _PAGE = 1 << 20
 _FAILED = ctypes.c_void_p(-1).value
 # PROCMAP_QUERY (linux/fs.h); its bits for what may be done are those of mmap(2).
@@ -32,10 +36,6 @@ def privatise(most_bytes: int) -> None:
     shared = _shared()
     if not shared:
         return
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
-    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     memory = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
     try:
         for start, size, protection in shared:
@@ -44,11 +44,11 @@ def privatise(most_bytes: int) -> None:
             content = _content(memory, start, size) if kept else []
             how = 0x10 | mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # MAP_FIXED
             writable = mmap.PROT_READ | mmap.PROT_WRITE if kept else 0
-            if libc.mmap(start, size, writable, how, -1, 0) == _FAILED:
+            if _libc.mmap(start, size, writable, how, -1, 0) == _FAILED:
                 raise OSError(ctypes.get_errno(), "shared memory cannot be replaced")
             for at, data in content:
                 ctypes.memmove(at, data, len(data))
-            if kept and libc.mprotect(start, size, protection):
+            if kept and _libc.mprotect(start, size, protection):
                 raise OSError(ctypes.get_errno(), "memory cannot be protected as before")
     finally:
         os.close(memory)

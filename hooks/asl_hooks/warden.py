@@ -208,6 +208,7 @@ def run(
     """
     linux.prctl(linux.PR_SET_NAME, _name_address(b"asl-warden"), 0, 0, 0)
     read_before, written_before = _transferred()
+    _cpu_of(child), descendants(os.getpid())  # what the end takes: the first time is slow, and nobody waits for it now
     wake_r, wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     _signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
     poll = select.poll()

@@ -389,6 +389,7 @@ def _warm() -> None:
     global _is_warm
     if not _is_warm:
         forker.warm()
+        spans.channel()
         _is_warm = True
 
 

@@ -18,6 +18,7 @@ from asl_hooks._abi.constants import PR_ASL_TELL
 
 T = TypeVar("T")
 _prctl: Callable[..., int] | None = None
+_channel: Callable[..., int] | None = None
 _looked = False
 
 
@@ -81,12 +82,20 @@ def _tell(*parts: str) -> int:
 def _look(there: bool) -> None:
     global _looked, _prctl
     if there:
+        _prctl = channel()
+    _looked = True  # last: other threads look, too
+
+
+def channel() -> Callable[..., int]:
+    """The system call, made once: a fork pays for what it makes itself."""
+    global _channel
+    if _channel is None:
         import ctypes
 
         function = ctypes.CDLL(None, use_errno=True).prctl
         function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
-        _prctl = function
-    _looked = True  # last: other threads look, too
+        _channel = function
+    return _channel
 
 
 class Stepped:
