@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from agent_safety_layer import Supervisor, session
@@ -19,6 +20,8 @@ from tests.requirements import BACKEND, missing, requires
 def pytest_configure(config: pytest.Config) -> None:
     if BACKEND:
         _choose(BACKEND[0].partition("=")[2])
+    hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is no reason to fail
+    hypothesis.settings.load_profile("any machine")
     config.addinivalue_line("markers", "requires(*mechanisms, abi=1): skip, or fail where it must work, without them")
 
 
