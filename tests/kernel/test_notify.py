@@ -1,39 +1,37 @@
-"""The listener: what it does when there is nothing to receive after all."""
+"""The listener: what it does when there is nothing to receive after all, and what signals do to calls."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EINTR, EXDEV
 
 import pytest
 
 from asl_hooks import bpf, filters, syscalls
-from asl_hooks.launch import LaunchSpec, launch
+from asl_hooks.backend import Call
+from asl_hooks.launch import Launched, LaunchSpec, launch
 from asl_hooks.notify import Listener
+from asl_hooks.processes import read_status
 
 pytestmark = pytest.mark.requires("notify")
 
 
-def test_a_call_that_was_withdrawn_does_not_stop_the_supervisor() -> None:
-    """Between poll and RECV a signal may take the call away, and its thread may never call again."""
-    program = bpf.assemble(filters.build(syscalls.native_arch(), {"open"}))
-    launched = launch(LaunchSpec(("/bin/sleep", "60"), (("PATH", "/usr/bin:/bin"),), program))
+@contextmanager
+def listening(argv: tuple[str, ...], *notified: str) -> Iterator[tuple[Launched, Listener]]:
+    """A child whose calls of the groups *notified* are received here, once it may go."""
+    program = bpf.assemble(filters.build(syscalls.native_arch(), set(notified)))
+    launched = launch(LaunchSpec(argv, (("PATH", "/usr/bin:/bin"),), program))
     listener = Listener(launched.listener)
     before = signal.getsignal(signal.SIGALRM)
     try:
         listener.guard()
-        for _ in range(2):
-            started = time.monotonic()
-            assert listener.receive() is None
-            assert time.monotonic() - started < 5
-        # What comes later is still received: the child's first open, once it may go.
-        os.write(launched.go, b"g")
-        call = None
-        while call is None:
-            call = listener.receive()
-        assert syscalls.name_of(call.nr, call.arch) in ("open", "openat")
-        assert listener.proceed(call)
+        yield launched, listener
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -42,3 +40,62 @@ def test_a_call_that_was_withdrawn_does_not_stop_the_supervisor() -> None:
         listener.close()
         for fd in (launched.control, launched.status, launched.go, launched.pidfd):
             os.close(fd)
+
+
+def received(listener: Listener) -> Call:
+    call = None
+    while call is None:
+        call = listener.receive()
+    return call
+
+
+def test_a_call_that_was_withdrawn_does_not_stop_the_supervisor() -> None:
+    """Between poll and RECV a signal may take the call away, and its thread may never call again."""
+    with listening(("/bin/sleep", "60"), "open") as (launched, listener):
+        for _ in range(2):
+            started = time.monotonic()
+            assert listener.receive() is None
+            assert time.monotonic() - started < 5
+        # What comes later is still received: the child's first open, once it may go.
+        os.write(launched.go, b"g")
+        call = received(listener)
+        assert syscalls.name_of(call.nr, call.arch) in ("open", "openat")
+        assert listener.proceed(call)
+
+
+# Tells the errno of each call by the mode of the next one.
+CALLS = """
+import ctypes, signal
+signal.signal(signal.SIGUSR1, lambda *_: None)
+libc = ctypes.CDLL(None, use_errno=True)
+while True:
+    libc.mkdir(b"/nowhere/x", ctypes.get_errno())
+"""
+
+
+def pending(tid: int) -> bool:
+    status = read_status(tid)
+    return any(int(status[key], 16) for key in (b"SigPnd", b"ShdPnd"))
+
+
+def test_a_signal_ends_a_call_only_before_it_is_received() -> None:
+    with listening((sys.executable, "-I", "-S", "-c", CALLS), "mkdir") as (launched, listener):
+        os.write(launched.go, b"g")
+        call = received(listener)
+        at = 1 if syscalls.name_of(call.nr, call.arch) == "mkdir" else 2
+        assert call.args[at] == 0
+
+        os.kill(call.tid, signal.SIGUSR1)
+        assert pending(call.tid) and listener.valid(call), "it waits for the answer"
+        assert listener.fail(call, EXDEV)
+        assert select.select([listener.fileno()], [], [], 20)[0]
+        call = received(listener)
+        assert call.args[at] == EXDEV
+
+        assert listener.fail(call, EXDEV)
+        assert select.select([listener.fileno()], [], [], 20)[0]
+        os.kill(call.tid, signal.SIGUSR1)
+        until = time.monotonic() + 20
+        while pending(call.tid) and time.monotonic() < until:
+            pass
+        assert received(listener).args[at] == EINTR
