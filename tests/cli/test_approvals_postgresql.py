@@ -231,7 +231,28 @@ def test_the_tree_cannot_reach_it(database: Database, runs: Runs, way: str) -> N
     )
     tcp, unix, password = done.stdout.strip().split(" ", 2)
     assert password == "no password", done.stderr
-    assert (tcp if way == "tcp" else unix) != "connected", done.stdout + done.stderr
+    assert tcp != "connected", done.stdout + done.stderr
+    assert way == "tcp" or unix != "connected", done.stdout + done.stderr
+
+
+def test_a_server_of_this_machine_has_several_doors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from agent_safety_layer.approvals.postgresql import PostgresApprovalQueue, places
+
+    for name in ("PGHOST", "PGPORT", "PGPASSFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for url in (
+        "postgresql://asl@127.0.0.1/x",
+        "postgresql://asl@localhost/x",
+        "postgresql:///x?host=/srv/pg",
+        "postgresql:///x",
+    ):
+        paths, hosts = places(PostgresApprovalQueue(url))
+        assert f"{os.path.realpath('/var/run')}/postgresql/.s.PGSQL.5432" in paths
+        assert {"localhost:5432", "127.0.0.0/8:5432", "[::1]:5432"} <= set(hosts)
+        assert ("/srv/pg/.s.PGSQL.5432" in paths) == ("/srv/pg" in url)
+    paths, hosts = places(PostgresApprovalQueue("postgresql://asl@192.0.2.1:6000/x"))
+    assert hosts == ("192.0.2.1:6000",)
+    assert not [path for path in paths if "PGSQL" in path]
 
 
 def test_urls_that_are_none(database: Database) -> None:

@@ -291,23 +291,29 @@ def places(queue: PostgresApprovalQueue) -> tuple[tuple[str, ...], tuple[str, ..
 
     said = queue.target
     ports = str(said.get("port") or os.environ.get("PGPORT") or "5432").split(",")
-    hosts = str(said.get("host") or os.environ.get("PGHOST") or "/var/run/postgresql,/tmp,localhost").split(",")
+    hosts = str(said.get("host") or os.environ.get("PGHOST") or ",".join((*_FOLDERS, "localhost"))).split(",")
     home = os.path.expanduser("~")
     secret = [os.environ.get("PGPASSFILE", ""), str(said.get("passfile") or ""), str(said.get("sslkey") or "")]
     paths = [os.path.realpath(path) for path in (*secret, f"{home}/.pgpass", f"{home}/.postgresql") if path]
-    found = []
+    found: list[str] = []
     for host in filter(None, (*hosts, *str(said.get("hostaddr") or "").split(","))):
-        for port in ports:
-            if host.startswith(("/", "@")):
-                paths.append(os.path.join(os.path.realpath(host), f".s.PGSQL.{port}"))
-                continue
-            names = {host}
+        names = {host}
+        folders = {host} if host.startswith(("/", "@")) else set()
+        if not folders:
             try:
                 names.update(str(each[4][0]) for each in getaddrinfo(host, None))
             except OSError:
                 pass  # it may be there later, by its name
-            found += [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in sorted(names)]
+        if folders or not names.isdisjoint(_LOOPBACK) or any(name.startswith("127.") for name in names):
+            # A server of this machine has more doors than the one that is named.
+            names = names - folders | _LOOPBACK
+            folders.update(_FOLDERS)
+        for port in ports:
+            paths += (os.path.join(os.path.realpath(folder), f".s.PGSQL.{port}") for folder in sorted(folders))
+            found += (f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in sorted(names))
     return tuple(dict.fromkeys(paths)), tuple(dict.fromkeys(found))
 
 
+_LOOPBACK = frozenset(("localhost", "127.0.0.0/8", "::1"))
+_FOLDERS = ("/var/run/postgresql", "/tmp")  # where servers have their sockets, unless they are told otherwise
 VARIABLES = ("PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE", "PGSSLKEY", "PGSSLPASSWORD")
