@@ -32,10 +32,12 @@ _NAMESPACES = (
     | k.CLONE_NEWNET
 )
 _INET = (k.AF_INET, k.AF_INET6)
-# What makes an open more than reading a file. Folders are listed by O_DIRECTORY.
+# What makes an open more than reading a file, or less likely that. Folders are listed by O_DIRECTORY; who wants to know
+# what something is, file or folder, opens it by O_NOFOLLOW.
+_NO_READS = k.O_ACCMODE | k.O_CREAT | k.O_TRUNC | k.O_TMPFILE
 _MORE = {
-    k.AUDIT_ARCH_X86_64: k.O_ACCMODE | k.O_CREAT | k.O_TRUNC | k.O_TMPFILE | k.O_DIRECTORY_X86,
-    k.AUDIT_ARCH_AARCH64: k.O_ACCMODE | k.O_CREAT | k.O_TRUNC | k.O_TMPFILE | k.O_DIRECTORY_ARM,
+    k.AUDIT_ARCH_X86_64: _NO_READS | k.O_DIRECTORY_X86 | k.O_NOFOLLOW_X86,
+    k.AUDIT_ARCH_AARCH64: _NO_READS | k.O_DIRECTORY_ARM | k.O_NOFOLLOW_ARM,
 }
 
 _CONDITIONS = (

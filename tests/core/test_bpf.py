@@ -256,7 +256,9 @@ def test_reads_that_nobody_asks_for(arch: int, name: str, args: tuple[int, ...],
 @pytest.mark.parametrize("arch", ARCHES)
 def test_listing_is_asked_about_whatever_the_flag_is_called(arch: int) -> None:
     folder, direct = (0o200000, 0o40000) if arch == AUDIT_ARCH_X86_64 else (0o40000, 0o200000)
+    itself = 0o400000 if arch == AUDIT_ARCH_X86_64 else 0o100000  # O_NOFOLLOW
     assert answer(filters.build(arch, {"open"}, reads=False), "openat", 3, 0x1000, folder) == NOTIFY
+    assert answer(filters.build(arch, {"open"}, reads=False), "openat", 3, 0x1000, itself) == NOTIFY
     assert answer(filters.build(arch, {"open"}, reads=False), "openat", 3, 0x1000, direct) == ALLOW
 
 

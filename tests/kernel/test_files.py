@@ -455,6 +455,7 @@ def tried(act):
 print(tried(lambda: open("plain").read()), tried(lambda: open(home + "/beside").read()))
 print(tried(lambda: open(home + "/secret/key").read()), tried(lambda: os.listdir(home + "/secret")))
 print(sorted(tried(lambda: os.listdir(home))), len(tried(lambda: os.listdir("/"))) > 5)
+print(tried(lambda: os.close(os.open(home, os.O_RDONLY | os.O_NOFOLLOW))))
 print(tried(lambda: open("/proc/self/root" + home + "/secret/key").read()))
 print(tried(lambda: open(home + "/new", "w").write("x")), tried(lambda: open("made", "w").write("x")))
 """
@@ -475,6 +476,7 @@ def test_reads_that_nobody_asks_for_are_held_by_the_kernel(record: str, tmp_path
         "plain beside",
         "PermissionError PermissionError",
         "['beside', 'secret'] True",
+        "None",
         "PermissionError",
         "PermissionError 1",
     ], done.err
