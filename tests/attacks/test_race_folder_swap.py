@@ -38,7 +38,8 @@ int act(const char *what) {
         write(fd, "OWNED", 5); return close(fd);
     }
     if (!strcmp(what, "bind")) {
-        struct sockaddr_un a = { AF_UNIX }; strcpy(a.sun_path, in("sock")); unlink(a.sun_path);
+        struct sockaddr_un a = { AF_UNIX }; char *at = in("sock");
+        strcpy(a.sun_path, strlen(at) < sizeof a.sun_path ? at : "d/sock"); unlink(a.sun_path);
         fd = socket(AF_UNIX, SOCK_STREAM, 0); int r = bind(fd, (void *)&a, sizeof a); close(fd); return r;
     }
     if (!strcmp(what, "create")) { unlink(in("new")); return close(open(in("new"), O_CREAT | O_EXCL, 0600)); }
