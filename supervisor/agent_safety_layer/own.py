@@ -1,5 +1,5 @@
-"""What is no run's tree's business, whatever its policies say: the files by which runs are decided and recorded, other
-people's terminals, and what the policies refuse, by whatever path it is mounted.
+"""What is no run's tree's business, whatever its policies say: the files by which runs are decided and recorded; and
+what they refuse, by whatever path it is mounted.
 """
 
 from __future__ import annotations
@@ -88,29 +88,6 @@ def odd_mounts(mounted: Iterable[Mount]) -> list[str]:
 def _is_stray(mount: Mount) -> bool:
     home = {"proc": "/proc", "devpts": "/dev"}.get(mount.kind)
     return home is not None and mount.at != home and not mount.at.startswith(home + "/")
-
-
-def terminals() -> list[str]:
-    """The terminals that are open now and are not the one we run on: what is typed there is not for the tree."""
-    try:
-        found = [f"/dev/pts/{name}" for name in os.listdir("/dev/pts") if name.isdigit()]
-    except OSError:
-        return []
-    mine = _controlling()
-    return [path for path in found if _device(path) != mine]
-
-
-def _controlling() -> int:
-    """The device number of the terminal that controls us, 0 for none."""
-    with open("/proc/self/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[4])
-
-
-def _device(path: str) -> int:
-    try:
-        return os.stat(path).st_rdev
-    except OSError:
-        return 0
 
 
 def forms(path: str) -> set[str]:

@@ -300,7 +300,7 @@ class Session:
             self._stderr.write(f"asl: {visible(said, 600)}\n")
 
     def _guarded(self, policy: Policy, state_dir: str) -> Policy:
-        from agent_safety_layer.own import forms, guarded, odd_mounts, terminals
+        from agent_safety_layer.own import forms, guarded, odd_mounts
         from agent_safety_layer.policy import ADMINISTRATOR
         from agent_safety_layer.trace.header import key_path
         from asl_hooks.mounts import mounts
@@ -311,7 +311,7 @@ class Session:
         key = key_path(state_dir)  # whoever can read it can sign a forged trace
         approvals = os.path.join(state_dir, "approvals")
         hidden = (
-            *(*terminals(), *odd_mounts(mounted), *(forms(key) if key else ())),
+            *(*odd_mounts(mounted), *(forms(key) if key else ())),
             *(forms(approvals) if os.path.exists(approvals) else ()),
         )
         asker = self._approver

@@ -27,7 +27,8 @@ class Terminals:
         if not stat.S_ISCHR(there.st_mode) or not _FIRST_MAJOR <= major <= _LAST_MAJOR or there.st_rdev in self._given:
             return False
         index = b"%d" % ((major - _FIRST_MAJOR) * _PER_MAJOR + os.minor(there.st_rdev))
-        return not any(_holds(pid, index) for pid in (os.getpid(), *descendants(self._warden)))
+        # A list of children can miss one, when others end meanwhile.
+        return not any(_holds(pid, index) for _ in range(3) for pid in (os.getpid(), *descendants(self._warden)))
 
 
 def _controlling() -> int:
