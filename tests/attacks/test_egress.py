@@ -146,7 +146,7 @@ for ip in ("127.0.0.1", "::1"):
 """
 
 
-@pytest.mark.requires("netns")
+@pytest.mark.requires("netns", "userns")
 @pytest.mark.parametrize("scene", ["waved"], indirect=True)
 def test_a_port_of_the_host_without_listener_refuses(scene: Scene) -> None:
     with socket.socket() as held:  # taken, so that nobody listens there meanwhile
