@@ -51,7 +51,9 @@ def build(programs: Path) -> Build:
 # ASL_BACKEND=ptrace scripts/attack makes all of them there.
 KINDS = ("waved", "served", "landlock")
 TRACED = ("waved, traced", "served, traced")
-TRACED_MODULES = ("test_abi", "test_descriptors", "test_exec", "test_race_path", "test_unreadable_memory")
+TRACED_MODULES = (
+    *("test_abi", "test_descriptors", "test_exec", "test_own_filter", "test_race_path", "test_unreadable_memory"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
