@@ -27,7 +27,12 @@ LARGEST_BYTES = 256 << 20
 _DEEPEST = 200
 _LONGEST_FRACTION = 10_000
 _MOST_ALIKE = 1000  # members of a set, or keys, of one hash: telling them apart takes time that grows with the square
-_NO_VALUE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)  # msgspec's are, too
+_MOST_VALUES = 4_000_000  # each takes some 80 bytes once it is an object, and can have been a single one
+_UNCOUNTED_BYTES = 1 << 20
+_NO_VALUE = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError),  # msgspec's are, too
+    MemoryError,  # a list that says how long it is, and is not
+)
 _KEPT = (datetime, date, time, timedelta, Decimal, UUID, bytes, bytearray)
 
 
@@ -46,6 +51,8 @@ def loads(data: bytes, expected: Any = None) -> Any:
     Raises ``NotPlain`` when it holds objects and nothing says of which type, or is not what is expected.
     """
     try:
+        if len(data) > _UNCOUNTED_BYTES:
+            _count(data)
         found = _Unpacker()
         value = found.unpacked(msgspec.msgpack.decode(data), 0)
     except _NO_VALUE as error:
@@ -58,6 +65,28 @@ def loads(data: bytes, expected: Any = None) -> Any:
         return msgspec.convert(value, expected, builtin_types=_KEPT, dec_hook=_as_it_is)
     except (msgspec.ValidationError, TypeError) as error:
         raise NotPlain(f"what came back is not {expected!r}: {error}") from None
+
+
+def _sizes() -> tuple[tuple[int, int], ...]:
+    """For each first byte of a value in MessagePack: how long what stands for its length is, and the bytes besides."""
+    plain = {0xC4: (1, 2), 0xC5: (2, 3), 0xC6: (4, 5), 0xC7: (1, 3), 0xC8: (2, 4), 0xC9: (4, 6)}
+    plain |= {0xD9: (1, 2), 0xDA: (2, 3), 0xDB: (4, 5)}
+    widths = {0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9}
+    widths |= {0xD4: 3, 0xD5: 4, 0xD6: 6, 0xD7: 10, 0xD8: 18, 0xDC: 3, 0xDD: 5, 0xDE: 3, 0xDF: 5}
+    widths |= {first: 1 + (first & 31) for first in range(0xA0, 0xC0)}
+    return tuple(plain.get(first) or (0, widths.get(first, 1)) for first in range(256))
+
+
+def _count(data: bytes) -> None:
+    """Raise ``ValueError`` when there are more values in the encoded *data* than memory should be spent on."""
+    sizes = _sizes()
+    at, end, left = 0, len(data), _MOST_VALUES
+    while at < end:
+        left -= 1
+        if left < 0:
+            raise ValueError(f"more than {_MOST_VALUES} values")
+        width, besides = sizes[data[at]]
+        at += besides + (int.from_bytes(data[at + 1 : at + 1 + width], "big") if width else 0)
 
 
 def _packed(value: object, depth: int) -> Any:

@@ -169,6 +169,28 @@ def test_any_bytes_are_a_value_or_none(raw: bytes) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xdd" + (5_000_000).to_bytes(4, "big") + b"\x90" * 5_000_000,  # empty lists, one after the other
+        b"\x91" * 5_000_000,
+        b"\xdd\xff\xff\xff\xff" * 400,  # lists that say they are long
+    ],
+)
+def test_more_values_than_memory_should_be_spent_on_are_none(raw: bytes) -> None:
+    with pytest.raises(NotPlain):
+        loads(raw)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, str])
+@pytest.mark.parametrize("size", [30, 200, 60_000, 2_000_000])
+def test_what_is_large_comes_back_whole(kind: type, size: int) -> None:
+    each = kind("x" * size) if kind is str else kind(b"x" * size)
+    several = [each] * (3_000_000 // size)
+    many = {"found": several, "n": [*range(-70_000, 70_000, 7), 1 << 40, -(1 << 40), 0.5, None, True]}
+    assert loads(dumps(many)) == many
+
+
 def test_nesting_has_an_end() -> None:
     raw: Any = 1
     for _ in range(300):
