@@ -80,6 +80,9 @@ WORKSPACE = [
     (file("delete", "/usr/bin/python3"), BLOCK),
     (file("write", "/dev/sda"), BLOCK),
     # Secrets
+    (file("read", "/dev/nbd0"), BLOCK),
+    (file("read", "/dev/snd/pcmC0D0c"), BLOCK),
+    (file("read", "/dev/random"), ALLOW),
     (file("read", f"{H}/.ssh/id_ed25519"), BLOCK),
     (file("list", f"{H}/.ssh"), BLOCK),
     (file("read", f"{H}/.aws/credentials"), BLOCK),
