@@ -55,6 +55,9 @@ def fail(errno: int) -> int:
     return SECCOMP_RET_ERRNO | errno
 
 
+ASKED = 0xA5C  # a tracer knows by it the stops that its filter made: at no others does PTRACE_GETEVENTMSG tell that
+
+
 def trace(data: int = 0) -> int:
     """The verdict that stops a call for the ptrace(2) tracer; without one it fails with ENOSYS."""
     return SECCOMP_RET_TRACE | data

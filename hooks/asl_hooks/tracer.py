@@ -34,10 +34,11 @@ import _signal
 import ctypes
 import os
 import struct
+import sys
 from _collections import deque
 from errno import EIO
 
-from asl_hooks import handover, syscalls
+from asl_hooks import bpf, handover, syscalls
 from asl_hooks._abi import linux
 from asl_hooks.backend import Call
 from asl_hooks.processes import read_status
@@ -70,7 +71,8 @@ _THIS = linux.WALL | os.WNOHANG
 _new: Callable[..., Call] = tuple.__new__
 _ptrace, _NULL, _SIZE = linux.ptrace_fast, linux.NULL, ctypes.c_void_p(_INFO_BYTES)
 _DESCRIBE, _SYSCALL = linux.PTRACE_GET_SYSCALL_INFO, linux.PTRACE_SYSCALL
-_EXIT = linux.PTRACE_SYSCALL_INFO_EXIT
+_EXIT, _SECCOMP = linux.PTRACE_SYSCALL_INFO_EXIT, linux.PTRACE_SYSCALL_INFO_SECCOMP
+_OURS = bpf.ASKED.to_bytes(4, sys.byteorder)
 _yield, _waitpid = os.sched_yield, os.waitpid
 
 
@@ -218,29 +220,37 @@ class Tracer:
         task = self._tasks.get(tid)
         if task is None or task.execs:
             return None
-        info, at, asks = self._info, self._info_at, self._asks
+        info, at = self._info, self._info_at
         most = _IN_A_ROW if len(self._calls) < _MANY else _IN_A_ROW_OF_MANY
+        returned = False
         while self._in_a_row < most and tid == self._latest:
             self._in_a_row += 1
             told = task.told
-            if told is not None and task.errand is None:
-                # A call returns. What it returned is asked at once: only a task that has stopped can answer. No signal
-                # comes between, whose sender could make it look like that (rt_sigqueueinfo(2)). It goes on before
-                # anybody waits for it, so that nobody is told of this stop later.
+            if returned or (told is not None and task.errand is None):
+                # Asked at once, as only a task that has stopped can answer, and left before anybody waits for it, so
+                # that most of these stops are never told. At a signal its sender could make it look like a call
+                # (rt_sigqueueinfo(2)). None comes between a call and its return, and after that the message tells.
                 if _ptrace(_DESCRIBE, tid, _SIZE, at) < 0:
                     if self._calls:
                         return None
                     _yield()
                     if _ptrace(_DESCRIBE, tid, _SIZE, at) < 0:
                         return None
-                if info[0] == _EXIT:
+                if told is not None and info[0] == _EXIT:
                     if task.first is None:
                         task.told = None
                         _ptrace(self._resuming, tid, _NULL, _NULL)
                         told(_result(info, 24)[0])
                     else:
                         self._leave(task, _result(info, 24)[0])
+                    returned = True
                     continue
+                if returned and info[0] == _SECCOMP and info[80:84] == _OURS and self._asks is None:
+                    said = _INFO.unpack_from(info)
+                    self._count = id_ = task.call = self._count + 1
+                    task.number = number = said[2] & 0xFFFFFFFF
+                    return _new(Call, (id_, tid, said[1], number, said[3:]))
+            returned = False
             try:
                 found, status = _waitpid(tid, _THIS)
                 if not found and not self._calls:
@@ -250,13 +260,6 @@ class Tracer:
                 return None
             if not found:
                 return None
-            if status == _ASKED and asks is None and task.errand is None:
-                if _ptrace(_DESCRIBE, tid, _SIZE, at) < 0:
-                    return None  # killed while it was looked at: its end is told next
-                said = _INFO.unpack_from(info)
-                self._count = id_ = task.call = self._count + 1
-                task.number = number = said[2] & 0xFFFFFFFF
-                return _new(Call, (id_, tid, said[1], number, said[3:]))
             self._stopped(tid, status)
             if self._calls and self._calls[-1].tid == tid:
                 call: Call = self._calls.pop()
@@ -299,11 +302,15 @@ class Tracer:
         task = self._tasks.get(tid)
         if task is None:
             task = self._tasks[tid] = _Task(tid)
+        errand = task.errand
+        waits = errand is not None and errand.registers is None
+        if status == _ASKED and (task.call or task.held or waits):
+            return  # it has been taken, before this was told, and has not gone on since
         if task.execs and status != _EXECED:
             task.kept.append(_Kept(lambda _: self._stopped(tid, status)))
             return
         try:
-            if status == _ASKED and self._asks is None and task.errand is None:
+            if status == _ASKED and self._asks is None and errand is None:
                 self._take(task, self._describe(tid))
             elif status == _IN_CALL:
                 self._in_call(task)

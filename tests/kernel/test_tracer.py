@@ -21,7 +21,7 @@ from asl_hooks.warden import STATUS
 
 pytestmark = pytest.mark.requires("ptrace")
 NUMBERS = syscalls.numbers(syscalls.native_arch())
-ASKED = bpf.assemble(bpf.Filter(syscalls.native_arch(), (bpf.Rule(("openat", "execve"), bpf.trace()),)))
+ASKED = bpf.assemble(bpf.Filter(syscalls.native_arch(), (bpf.Rule(("openat", "execve"), bpf.trace(bpf.ASKED)),)))
 
 
 class Traced:
@@ -86,6 +86,35 @@ def test_a_signal_that_comes_before_the_tracer_does_not_stop_it_for_ever() -> No
     with traced("import os; os._exit(5)", early=signal.SIGURG) as run:
         run.until(lambda: run.pid in run.exited)
         assert run.status() == 5
+
+
+@pytest.mark.parametrize("answer", ["give", "inject"])
+def test_a_call_that_follows_a_return_is_told_once(answer: str) -> None:
+    """It is taken without waiting for its stop, of which the kernel tells later, and which is no other."""
+    code = "import os\nfor _ in range(6): fd = os.open('/dev/null', os.O_RDONLY)\nos._exit(fd)"
+    with traced(code) as run, open("/etc/hosts") as file:
+        returned: list[int | None] = []
+        waiting: list[Call] = []
+
+        def keep(call: Call) -> bool:
+            if run.path(call) != b"/dev/null":
+                return False
+            if len(returned) < 5:
+                assert run.tracer.proceed(call, returned.append)
+            else:
+                waiting.append(call)
+            return True
+
+        run.until(lambda: waiting, keep)
+        for _ in range(20):
+            assert run.tracer.receive() is None
+        assert run.tracer.valid(waiting[0])
+        if answer == "give":
+            assert run.tracer.give(waiting[0], 77)
+        else:
+            assert run.tracer.inject(waiting[0], file.fileno(), True)
+        run.until(lambda: run.pid in run.exited)
+        assert run.status() == 77 if answer == "give" else 3 <= run.status() < 77
 
 
 TWO = """

@@ -72,7 +72,8 @@ class Kernel:
         key = (self.notified, shares_ipc, self.bounds_reads, traced)
         made = _programs.get(key)
         if made is None:
-            made = _programs[key] = bpf.assemble(self._asking(bpf.trace() if traced else bpf.NOTIFY, shares_ipc))
+            ask = bpf.trace(bpf.ASKED) if traced else bpf.NOTIFY
+            made = _programs[key] = bpf.assemble(self._asking(ask, shares_ipc))
         return made
 
     def asks(self, *, shares_ipc: bool) -> Callable[[int, tuple[int, ...]], bool]:
