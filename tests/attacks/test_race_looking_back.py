@@ -19,7 +19,7 @@ void *swap(void *good_and_bad) {
 }
 int main(int argc, char **argv) {  // GOOD BAD SECONDS
     int status, read_it = 0, both = 0; char text[64];
-    for (double until = now_() + atof(argv[3]); now_() < until;) {
+    for (double until = now_() + atof(argv[3]); now_() < until || (!read_it && now_() < until + 15);) {
         if (!fork()) {
             pthread_t t; strcpy(path, argv[1]); pthread_create(&t, 0, swap, argv + 1); usleep(100);
             int fd = open(path, O_RDONLY); stop = 1; pthread_join(t, 0);
