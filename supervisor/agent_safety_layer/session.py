@@ -142,7 +142,7 @@ class Session:
 
     def __init__(self, settings: Settings, host: Host | None = None) -> None:
         if not settings.command:
-            raise UsageError("No command to run.", remedy="Usage: asl-supervise [OPTIONS] [--] COMMAND [ARG]...")
+            raise UsageError("No command to run.", remedy="Give its words: ['python', 'agent.py'].")
         self.settings = settings
         self.result: dict[str, object] = {}
         self._host = host

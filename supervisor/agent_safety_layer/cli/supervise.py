@@ -118,7 +118,7 @@ def parse(words: list[str]) -> Settings:
                     raise UsageError(f"{flag} needs a value: {flag} {option.metavar}.")
                 given = words[at]
                 at += 1
-                taken = f"{given!r} was taken for the value of {flag}"
+                taken = f": {given!r} was taken for the value of {flag}"
         elif equals:
             if word.startswith("--"):
                 raise UsageError(f"{flag} takes no value; found {given!r}.")
@@ -140,8 +140,8 @@ def parse(words: list[str]) -> Settings:
                 extra.setdefault(section, {}).setdefault(key, []).append(given)  # type: ignore[attr-defined]
         else:
             fields[option.sets] = given if option.metavar else True
-    if taken and at >= len(words):
-        raise UsageError(f"No command to run: {taken}.", remedy=USAGE)
+    if at >= len(words):
+        raise UsageError(f"No command to run{taken}.", remedy=USAGE)
     joined = tuple((section, tuple(entries.items())) for section, entries in extra.items())
     return Settings(command=tuple(words[at:]), extra=joined, verbosity=verbosity, **fields)  # type: ignore[arg-type]
 

@@ -57,8 +57,8 @@ class Egress(Protocol):
     def vacate(self, raw: bytes, proto: str, ready: Ready) -> None:
         """The same before the tree binds *raw*: nothing of ours is in the way."""
 
-    def left(self, event: Event, source: int, raw: bytes) -> None:
-        """What the tree does in *event* leaves from its port *source*, 0 as long as it has none, for *raw*."""
+    def left(self, event: Event, source: Callable[[], int], raw: bytes) -> None:
+        """What the tree does in *event* leaves for *raw* from the port that *source* tells, 0 while it has none."""
 
     def finish(self, within_s: float) -> None:
         """The tree is gone: what it has sent goes on its way, for so long at most, and what came of it is recorded."""
@@ -86,7 +86,7 @@ class Open:
 
     vacate = reach
 
-    def left(self, event: Event, source: int, raw: bytes) -> None:
+    def left(self, event: Event, source: Callable[[], int], raw: bytes) -> None:
         """Nothing more is heard of it."""
 
     def finish(self, within_s: float) -> None:
@@ -197,11 +197,11 @@ class Guarded:
         else:
             ready(0, raw)
 
-    def left(self, event: Event, source: int, raw: bytes) -> None:
+    def left(self, event: Event, source: Callable[[], int], raw: bytes) -> None:
         """Remember the span in which that is done, for when the egress process tells what came of it."""
-        if self.captured:
+        if self.captured and (event.span or self._spans):  # most trees know of no spans
             address = sockaddr.parse(raw)
-            flow = (event.proto, source, address.ip, address.port)
+            flow = (event.proto, source(), address.ip, address.port)
             self._spans.pop(flow, None)
             self._spans[flow] = event.span
             if len(self._spans) > FLOWS:

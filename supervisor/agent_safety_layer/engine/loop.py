@@ -100,7 +100,7 @@ class Engine:
         self.pause_at = 1 << 62  # when there have been so many events, every turn ends after one call
         self.egress = egress(self)
         self._describers = Describers(view, self.egress)
-        self._routine = Routine(backend, view, recorder, self._plans, self._describers.objects)
+        self._routine = Routine(backend, view, recorder, self._plans, self._describers.objects())
         if custom is not None:
             self._routine.stop()
         arch = syscalls.native_arch()
@@ -270,8 +270,9 @@ class Engine:
         shape = self._plans.shapes.get(call.nr)
         if shape is not None and self._serve_planned(call, process, shape, started):
             return started
-        if not self._routine.serve(call, process, started):
-            self._describe(Stopped(call, process, started))
+        stopped = Stopped(call, process, started)
+        if not self._routine.serve(stopped):
+            self._describe(stopped)
         return started
 
     def _serve_planned(self, call: Call, process: Process, shape: tuple[int, int, int], started: float) -> bool:

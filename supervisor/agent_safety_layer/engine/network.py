@@ -231,7 +231,7 @@ class Network:
     def _left(self, event: Event | None, held: int, domain: int, raw: bytes) -> None:
         """Something was sent to *raw*: the port that it came from tells later what belongs to it."""
         if event is not None and raw and domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
-            self._egress.left(event, _name_of(held).port, raw)
+            self._egress.left(event, lambda: _name_of(held).port, raw)
 
     def bind(self, call: Call, process: Process, name: str) -> Operation:
         """bind."""

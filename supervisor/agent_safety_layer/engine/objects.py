@@ -64,7 +64,10 @@ class Objects:
 
     def path(self, call: Call, process: Process, index: int, dir_fd: int) -> bytes:
         """The path argument made absolute. Empty paths are ENOENT; callers that allow them look first."""
-        raw = memory.read_string(process.mem, call.args[index])
+        return self.absolute(memory.read_string(process.mem, call.args[index]), call, dir_fd)
+
+    def absolute(self, raw: bytes, call: Call, dir_fd: int) -> bytes:
+        """The same for a path that has been read."""
         if raw.startswith(b"/"):
             return raw
         if not raw:

@@ -53,14 +53,10 @@ class Plans:
             if (number := syscalls.number(name, arch)) is not None
         }
         self.epoch = 0
-        self.looked = 0  # the id of the call that was looked up last
-        self.path = b""  # what it calls the file
-        self.base = b""  # the folder that a relative one starts from, once somebody knows it
 
     def find(self, call: Call, process: Process, shape: tuple[int, int, int]) -> Plan | None:
         """The plan for this open. Without one, the place for it is kept ready for ``keep``."""
         dir_at, path_at, flags_at = shape
-        self.looked = 0
         flags = call.args[flags_at]
         if flags & _UNKEPT:
             return None
@@ -68,7 +64,6 @@ class Plans:
             path = memory.read_string(process.mem, call.args[path_at])
         except OSError:
             return None
-        self.looked, self.path, self.base = call.id, path, b""
         relative = path[:1] != b"/"
         key: tuple[object, ...] = (path, flags)
         if process.spans:
@@ -81,8 +76,16 @@ class Plans:
             return None
         return plan
 
-    def keep(self, call: Call, process: Process, reopen: bytes, body: bytes, slot: Slot) -> None:
-        """Remember how this open was answered, if the same one again can be answered the same way."""
+    def path_of(self, call: Call, process: Process) -> bytes:
+        """What the open that was just looked up, and has no plan, calls the file; empty for every other call."""
+        looked, key = process.cache.get(None, _NOTHING)
+        path: bytes = key[0] if looked == call.id else b""
+        return path
+
+    def keep(self, call: Call, process: Process, reopen: bytes, body: bytes, slot: Slot, absolute: bytes = b"") -> None:
+        """Remember how this open was answered, if the same one again can be answered the same way. ``absolute`` is its
+        path behind the folder that it starts from, for who knows it.
+        """
         looked, key = process.cache.pop(None, _NOTHING)
         shape = self.shapes.get(call.nr)
         if looked != call.id or shape is None:
@@ -93,7 +96,7 @@ class Plans:
             process.cache.clear()
         base = b""
         if key[0][:1] != b"/":
-            base = (self.looked == call.id and self.base) or _base_of(call, shape[0])
+            base = absolute[: -len(key[0]) - 1] or _base_of(call, shape[0])
         process.cache[key] = Plan(self.epoch, base, reopen, body, slot)
 
 

@@ -24,12 +24,13 @@ from agent_safety_layer.engine.opens import REOPEN, flags_text
 from agent_safety_layer.events import ALLOW, AUDIT, text_of
 from asl_hooks import memory, syscalls
 from asl_hooks._abi import linux
-from asl_hooks.paths import base_of, name_of
+from asl_hooks.paths import is_special, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent_safety_layer.engine.answers import Stopped
     from agent_safety_layer.engine.objects import Objects
     from agent_safety_layer.engine.plans import Plans
     from agent_safety_layer.engine.recorder import Recorder
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.events import Decision
     from agent_safety_layer.policy import Varying
     from agent_safety_layer.tally import Slot
-    from asl_hooks.backend import Backend, Call
-    from asl_hooks.processes import Process
+    from asl_hooks.backend import Backend
 
 _FOLDERS = 4096  # whose verdicts are kept
 _FRAMES = 1024  # kept per process
@@ -48,9 +48,8 @@ _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _UNUSUAL = os.O_PATH | os.O_TMPFILE & ~os.O_DIRECTORY
 _CONTRARY = os.O_CREAT | os.O_DIRECTORY
 _OBJECT = os.O_PATH | os.O_CLOEXEC
-_ELSEWHERE = (b"/proc/", b"/dev/", b"/sys/")  # names there mean something else to each process, or are more than files
+_SYSTEM = "/sys/"  # what its files tell can depend on who opens them
 _WINDING = (b"/", b"/.", b"/..")
-_IN_MEMORY = b"/dev/shm/"
 
 
 class Verdict:
@@ -66,10 +65,14 @@ class Verdict:
         self.number = -1
 
 
+class NotRoutine(Exception):
+    """The call has to be looked at by itself; nothing was done."""
+
+
 class Routine:
     """Serves the routine calls of one run."""
 
-    def __init__(self, backend: Backend, view: View, recorder: Recorder, plans: Plans, objects: Callable[[], Objects]):
+    def __init__(self, backend: Backend, view: View, recorder: Recorder, plans: Plans, objects: Objects) -> None:
         arch = syscalls.native_arch()
         self._backend = backend
         self._tells = backend.tells
@@ -79,8 +82,8 @@ class Routine:
         self._objects = objects
         self._verdicts: dict[tuple[str, bool, bytes], Verdict | None] = {}
         self._numbers: dict[Decision, int] = {}
-        # How each call is served, where it has its folder descriptor (or -1) and its path; flags come next.
-        self._ways: dict[int, tuple[Callable[[Call, Process, float, int, int], bool], int, int]] = {}
+        # How each call is served, and where it has its folder descriptor (or -1) and its path.
+        self._ways: dict[int, tuple[Callable[[Stopped, bytes, tuple[int, ...]], None], int, int]] = {}
         if not view.policy.stateful:
             for name, way, dir_at, path_at in (
                 ("open", self._open, -1, 0),
@@ -88,7 +91,7 @@ class Routine:
                 ("mkdir", self._mkdir, -1, 0),
                 ("mkdirat", self._mkdir, 0, 1),
                 ("unlink", self._unlink, -1, 0),
-                ("unlinkat", self._unlink, 0, 1),
+                ("unlinkat", self._unlinkat, 0, 1),
                 ("chmod", self._chmod, -1, 0),
                 ("fchmodat", self._chmod, 0, 1),
                 ("utimensat", self._utime, 0, 1),
@@ -101,182 +104,149 @@ class Routine:
         """From now on nothing is routine."""
         self._ways.clear()
 
-    def serve(self, call: Call, process: Process, started: float) -> bool:
+    def serve(self, stopped: Stopped) -> bool:
         """Answer and record the call; False, with nothing done, when it is not routine."""
+        call = stopped.call
         found = self._ways.get(call.nr)
         if found is None or self._recorder.listener is not None:
             return False
         way, dir_at, path_at = found
+        args = call.args
         try:
-            return way(call, process, started, dir_at, path_at)
-        except OSError:
-            return False  # whatever it was, it comes up again where it is dealt with
-
-    # -- the calls -----------------------------------------------------------------------------------------------------
-
-    def _open(self, call: Call, process: Process, started: float, dir_at: int, path_at: int) -> bool:
-        flags = call.args[path_at + 1] & 0xFFFFFFFF
-        if flags & _UNUSUAL or flags & _CONTRARY == _CONTRARY:
-            return False
-        plans = self._plans
-        path = plans.path if plans.looked == call.id else memory.read_string(process.mem, call.args[path_at])
-        if path[:1] != b"/":
-            if not path:
+            raw = self._plans.path_of(call, stopped.process) or memory.read_string(stopped.process.mem, args[path_at])
+            path = self._objects.absolute(raw, call, signed(args[dir_at]) if dir_at >= 0 else linux.AT_FDCWD)
+            if b"/proc" in path:
                 return False
-            base = plans.base = base_of(call.tid, signed(call.args[dir_at]) if dir_at >= 0 else linux.AT_FDCWD)
-            path = base + b"/" + path
-        if b"/proc" in path:
-            return False
-        if flags & os.O_CREAT:
-            return self._create(call, process, started, path, flags, call.args[path_at + 2] & 0o7777)
-        return self._open_there(call, process, started, path, flags)
+            way(stopped, path, args[path_at + 1 :])
+        except (NotRoutine, OSError):
+            return False  # whatever it was, it comes up again where it is dealt with
+        return True
 
-    def _open_there(
-        self, call: Call, process: Process, started: float, path: bytes, flags: int, mode: int = -1
-    ) -> bool:
+    # -- the calls: each gets its path, absolute, and the arguments that come after it -------------------------------
+
+    def _open(self, stopped: Stopped, path: bytes, rest: tuple[int, ...]) -> None:
+        flags, mode = rest[0] & 0xFFFFFFFF, rest[1] & 0o7777
+        if flags & _UNUSUAL or flags & _CONTRARY == _CONTRARY:
+            raise NotRoutine
+        if not flags & os.O_CREAT:
+            self._open_there(stopped, path, flags)
+        elif not self._create(stopped, path, flags, mode):
+            if flags & os.O_EXCL:
+                raise NotRoutine
+            self._open_there(stopped, path, flags, mode)
+
+    def _open_there(self, stopped: Stopped, path: bytes, flags: int, mode: int = -1) -> None:
         """Open what is there already."""
         held, name = _hold(path, _OBJECT | flags & os.O_NOFOLLOW)
         try:
             there = os.fstat(held)
             writes = flags & (_ACCESS | os.O_TRUNC)
-            if stat.S_ISREG(there.st_mode):
-                if there.st_nlink != 1 or writes == os.O_TRUNC:
-                    return False
+            if _is_plain(there) and writes != os.O_TRUNC:
                 kind, again = "file.write" if writes else "file.read", name
             elif stat.S_ISDIR(there.st_mode) and not writes and not flags & os.O_CREAT:
                 kind, again = "file.list", name + b"/"
             else:
-                return False
-            framed = self._framed(call, process, kind, name, path, flags, mode)
-            if framed is None:
-                return False
-            body, slot = framed
+                raise NotRoutine
+            body, slot = self._framed(stopped, kind, name, path, flags, mode)
             if self._bounded(name.decode(), flags if writes else -1):
-                return self._go_on(call, process, started, body, slot)
-            how = flags & REOPEN | os.O_CLOEXEC | os.O_NOCTTY
-            opened = os.open(b"/proc/self/fd/%d" % held, how)
-            return self._give(call, process, started, opened, flags, again, body, slot)
+                self._go_on(stopped, path, body, slot)
+                return
+            opened = os.open(b"/proc/self/fd/%d" % held, flags & REOPEN | os.O_CLOEXEC | os.O_NOCTTY)
+            if self._give(stopped, opened, flags, body, slot):
+                self._plans.keep(stopped.call, stopped.process, again, body, slot, path)
         finally:
             os.close(held)
 
-    def _create(self, call: Call, process: Process, started: float, path: bytes, flags: int, mode: int) -> bool:
-        folder, _, last = path.rpartition(b"/")
-        if last in (b"", b".", b".."):
-            return False
-        parent, above = _hold(folder, FOLDER)
+    def _create(self, stopped: Stopped, path: bytes, flags: int, mode: int) -> bool:
+        """Make a file; False when something is there."""
+        parent, above, last = _parent(path)
         try:
             name = above + b"/" + last
-            framed = self._framed(call, process, "file.create", name, path, flags, mode)
-            if framed is None:
-                return False
-            body, slot = framed
+            body, slot = self._framed(stopped, "file.create", name, path, flags, mode)
             if self._bounded(name.decode(), flags):
-                if not _is_there(parent, last):
-                    return self._go_on(call, process, started, body, slot)
-            else:
-                self._objects().as_creator(process)
-                try:
-                    made = os.open(last, flags & ~os.O_TRUNC | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=parent)
-                    return self._give(call, process, started, made, flags, b"", body, slot)
-                except FileExistsError:
-                    pass
-        finally:
-            os.close(parent)
-        return not flags & os.O_EXCL and self._open_there(call, process, started, path, flags, mode)
-
-    def _mkdir(self, call: Call, process: Process, started: float, dir_at: int, path_at: int) -> bool:
-        mode = call.args[path_at + 1] & 0o7777
-        path = _path(call, process, dir_at, path_at)
-        folder, _, last = path.rpartition(b"/")
-        if last in (b"", b".", b".."):
-            return False
-        parent, above = _hold(folder, FOLDER)
-        try:
-            framed = self._framed(call, process, "file.create", above + b"/" + last, path, mode=mode)
-            if framed is None or _is_there(parent, last):
-                return False
-            self._plans.epoch += 1  # it may have been a file that was opened
-            if self._view.writes_bounded(above.decode()):
-                return self._go_on(call, process, started, *framed)
-            self._objects().as_creator(process)
-            os.mkdir(last, mode, dir_fd=parent)
-            return self._succeed(call, started, *framed)
-        finally:
-            os.close(parent)
-
-    def _chmod(self, call: Call, process: Process, started: float, dir_at: int, path_at: int) -> bool:
-        mode = call.args[path_at + 1] & 0o7777
-        path = _path(call, process, dir_at, path_at)
-        return self._change(call, process, started, path, 0, lambda at: os.chmod(at, mode), mode)
-
-    def _utime(self, call: Call, process: Process, started: float, dir_at: int, path_at: int) -> bool:
-        _, path_from, times_from, flags, *_ = call.args
-        flags &= 0xFFFFFFFF
-        if not path_from or flags & ~linux.AT_SYMLINK_NOFOLLOW:
-            return False
-        path = _path(call, process, dir_at, path_at)
-        times = memory.read(process.mem, times_from, _TIMES_SIZE) if times_from else None
-        follow = os.O_NOFOLLOW if flags else 0
-        return self._change(
-            call, process, started, path, follow, lambda at: linux.utimensat(linux.AT_FDCWD, at, times, 0)
-        )
-
-    def _change(
-        self,
-        call: Call,
-        process: Process,
-        started: float,
-        path: bytes,
-        follow: int,
-        act: Callable[[bytes], object],
-        mode: int = -1,
-    ) -> bool:
-        """Change what is known of a file or folder; *act* gets a path that leads to it and nothing else."""
-        if not path:
-            return False
-        held, name = _hold(path, _OBJECT | follow)
-        try:
-            there = os.fstat(held)
-            if not stat.S_ISDIR(there.st_mode) and not (stat.S_ISREG(there.st_mode) and there.st_nlink == 1):
-                return False
-            framed = self._framed(call, process, "file.meta", name, path, mode=mode)
-            if framed is None:
-                return False
-            act(b"/proc/self/fd/%d" % held)
-            return self._succeed(call, started, *framed)
-        finally:
-            os.close(held)
-
-    def _unlink(self, call: Call, process: Process, started: float, dir_at: int, path_at: int) -> bool:
-        if dir_at >= 0 and call.args[path_at + 1] & 0xFFFFFFFF:
-            return False  # a folder
-        path = _path(call, process, dir_at, path_at)
-        folder, _, last = path.rpartition(b"/")
-        if last in (b"", b".", b".."):
-            return False
-        parent, above = _hold(folder, FOLDER)
-        try:
-            errno = 0
-            try:
-                # Without a link the paths of others lead elsewhere.
-                if not stat.S_ISREG(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
+                if _is_there(parent, last):
                     return False
-            except FileNotFoundError:
-                errno = ENOENT
-            framed = self._framed(call, process, "file.delete", above + b"/" + last, path)
-            if framed is None:
+                self._go_on(stopped, path, body, slot)
+                return True
+            self._objects.as_creator(stopped.process)
+            try:
+                made = os.open(last, flags & ~os.O_TRUNC | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=parent)
+            except FileExistsError:
                 return False
-            body, slot = framed
-            if self._view.writes_bounded(above.decode()):
-                return self._go_on(call, process, started, body, slot)
-            if not errno:
-                os.unlink(last, dir_fd=parent)
-                return self._succeed(call, started, body, slot)
-            if self._backend.fail(call, errno):
-                self._recorder.repeat(body, slot, started, -errno)
+            self._give(stopped, made, flags, body, slot)
             return True
         finally:
             os.close(parent)
+
+    def _mkdir(self, stopped: Stopped, path: bytes, rest: tuple[int, ...]) -> None:
+        mode = rest[0] & 0o7777
+        parent, above, last = _parent(path)
+        try:
+            body, slot = self._framed(stopped, "file.create", above + b"/" + last, path, mode=mode)
+            if _is_there(parent, last):
+                raise NotRoutine
+            self._plans.epoch += 1  # it may have been a file that was opened
+            if self._view.writes_bounded(above.decode()):
+                self._go_on(stopped, path, body, slot)
+                return
+            self._objects.as_creator(stopped.process)
+            os.mkdir(last, mode, dir_fd=parent)
+            self._succeed(stopped, body, slot)
+        finally:
+            os.close(parent)
+
+    def _unlinkat(self, stopped: Stopped, path: bytes, rest: tuple[int, ...]) -> None:
+        if rest[0] & 0xFFFFFFFF:
+            raise NotRoutine  # a folder
+        self._unlink(stopped, path, rest)
+
+    def _unlink(self, stopped: Stopped, path: bytes, _rest: tuple[int, ...]) -> None:
+        parent, above, last = _parent(path)
+        try:
+            there = True
+            try:
+                # Without a link the paths of others lead elsewhere.
+                if not stat.S_ISREG(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
+                    raise NotRoutine
+            except FileNotFoundError:
+                there = False
+            body, slot = self._framed(stopped, "file.delete", above + b"/" + last, path)
+            if self._view.writes_bounded(above.decode()):
+                self._go_on(stopped, path, body, slot)
+            elif there:
+                os.unlink(last, dir_fd=parent)
+                self._succeed(stopped, body, slot)
+            elif self._backend.fail(stopped.call, ENOENT):
+                self._recorder.repeat(body, slot, stopped.started, -ENOENT)
+        finally:
+            os.close(parent)
+
+    def _chmod(self, stopped: Stopped, path: bytes, rest: tuple[int, ...]) -> None:
+        mode = rest[0] & 0o7777
+        self._change(stopped, path, 0, lambda at: os.chmod(at, mode), mode)
+
+    def _utime(self, stopped: Stopped, path: bytes, rest: tuple[int, ...]) -> None:
+        times_from, flags = rest[0], rest[1] & 0xFFFFFFFF
+        if flags & ~linux.AT_SYMLINK_NOFOLLOW:
+            raise NotRoutine
+        times = memory.read(stopped.process.mem, times_from, _TIMES_SIZE) if times_from else None
+        follow = os.O_NOFOLLOW if flags else 0
+        self._change(stopped, path, follow, lambda at: linux.utimensat(linux.AT_FDCWD, at, times, 0))
+
+    def _change(
+        self, stopped: Stopped, path: bytes, follow: int, act: Callable[[bytes], object], mode: int = -1
+    ) -> None:
+        """Change what is known of a file or folder; *act* gets a path that leads to it and nothing else."""
+        held, name = _hold(path, _OBJECT | follow)
+        try:
+            there = os.fstat(held)
+            if not stat.S_ISDIR(there.st_mode) and not _is_plain(there):
+                raise NotRoutine
+            body, slot = self._framed(stopped, "file.meta", name, path, mode=mode)
+            act(b"/proc/self/fd/%d" % held)
+            self._succeed(stopped, body, slot)
+        finally:
+            os.close(held)
 
     # -- what they have in common --------------------------------------------------------------------------------------
 
@@ -287,49 +257,46 @@ class Routine:
             return view.reads_bounded(name)
         return view.writes_bounded(name) and (flags & _ACCESS != os.O_RDWR or view.reads_bounded(name))
 
-    def _go_on(self, call: Call, process: Process, started: float, body: bytes, slot: Slot) -> bool:
-        told = partial(self._recorder.repeat, body, slot, started) if self._tells else None
-        if self._backend.proceed(call, told):
+    def _go_on(self, stopped: Stopped, path: bytes, body: bytes, slot: Slot) -> None:
+        told = partial(self._recorder.repeat, body, slot, stopped.started) if self._tells else None
+        if self._backend.proceed(stopped.call, told):
             if told is None:
-                self._recorder.repeat(body, slot, started)
-            self._plans.keep(call, process, b"", body, slot)
-        return True
+                self._recorder.repeat(body, slot, stopped.started)
+            self._plans.keep(stopped.call, stopped.process, b"", body, slot, path)
 
-    def _succeed(self, call: Call, started: float, body: bytes, slot: Slot) -> bool:
-        if self._backend.give(call, 0):
-            self._recorder.repeat(body, slot, started, 0 if self._tells else None)
-        return True
+    def _succeed(self, stopped: Stopped, body: bytes, slot: Slot) -> None:
+        if self._backend.give(stopped.call, 0):
+            self._recorder.repeat(body, slot, stopped.started, 0 if self._tells else None)
 
-    def _give(
-        self, call: Call, process: Process, started: float, fd: int, flags: int, again: bytes, body: bytes, slot: Slot
-    ) -> bool:
-        told = partial(self._recorder.repeat, body, slot, started) if self._tells else None
-        done = self._backend.inject(call, fd, bool(flags & os.O_CLOEXEC), told)
+    def _give(self, stopped: Stopped, fd: int, flags: int, body: bytes, slot: Slot) -> bool:
+        """Hand in the descriptor, which is closed here; False when nobody waits for it any more."""
+        told = partial(self._recorder.repeat, body, slot, stopped.started) if self._tells else None
+        done = self._backend.inject(stopped.call, fd, bool(flags & os.O_CLOEXEC), told)
         os.close(fd)
         if done and told is None:
-            self._recorder.repeat(body, slot, started)
-        if done and again:
-            self._plans.keep(call, process, again, body, slot)
-        return True
+            self._recorder.repeat(body, slot, stopped.started)
+        return done
 
     def _framed(
-        self, call: Call, process: Process, kind: str, name: bytes, path: bytes, flags: int = -1, mode: int = -1
-    ) -> tuple[bytes, Slot] | None:
-        """The trace line's body of an event about *name*, which was spelled *path*, and its count; None when the policy
-        may have something of its own to say about it.
+        self, stopped: Stopped, kind: str, name: bytes, path: bytes, flags: int = -1, mode: int = -1
+    ) -> tuple[bytes, Slot]:
+        """The trace line's body of an event about *name*, which was spelled *path*, and its count. ``NotRoutine`` when
+        the policy may have something of its own to say about it.
         """
         folder, _, last = name.rpartition(b"/")
         if folder in (b"", b"/") or name[-10:] == b" (deleted)" or name.translate(None, _PLAIN):
-            return None
-        if name.startswith(_ELSEWHERE) and not name.startswith(_IN_MEMORY):
-            return None
+            raise NotRoutine
+        text = name.decode()
+        if is_special(text) or text.startswith(_SYSTEM):
+            raise NotRoutine
         both = flags & _ACCESS == os.O_RDWR and kind == "file.write"
         try:
             verdict = self._verdicts[kind, both, folder]
         except KeyError:
             verdict = self._verdict(kind, both, folder)
         if verdict is None or verdict.about(last.decode()):
-            return None
+            raise NotRoutine
+        call, process = stopped.call, stopped.process
         frame: tuple[bytes, bytes, Slot] | None = None
         span = process.span_of(call.tid)
         key = (kind, verdict.number, call.nr, flags, mode, call.tid, span)
@@ -337,13 +304,13 @@ class Routine:
             frame = process.cache.get(key)
         if frame is None:
             said = "" if flags == -1 else flags_text(flags)
-            event = self._view.event(kind, call, process, path=name.decode(), flags=said, mode=mode)
+            event = self._view.event(kind, call, process, path=text, flags=said, mode=mode)
             decision = verdict.decision
             if decision is None:
                 decision = self._view.decide(event)
                 if decision.action not in (ALLOW, AUDIT):
                     self._verdicts[kind, both, folder] = None
-                    return None
+                    raise NotRoutine
                 verdict.decision = decision
                 verdict.number = self._numbers.setdefault(decision, len(self._numbers))
                 key = (kind, verdict.number, call.nr, flags, mode, call.tid, span)
@@ -356,7 +323,7 @@ class Routine:
         if path == name:
             return b"%b%b%b" % (head, name, tail), slot
         if path.translate(None, _PLAIN):
-            return None
+            raise NotRoutine
         return b'%b%b","spelled":"%b%b' % (head, name, path, tail), slot
 
     def _verdict(self, kind: str, both: bool, folder: bytes) -> Verdict | None:
@@ -369,14 +336,17 @@ class Routine:
         return verdict
 
 
-def _path(call: Call, process: Process, dir_at: int, path_at: int) -> bytes:
-    """The path argument made absolute; empty for one that is not routine."""
-    path = memory.read_string(process.mem, call.args[path_at])
-    if path[:1] != b"/":
-        if not path:
-            return b""
-        path = base_of(call.tid, signed(call.args[dir_at]) if dir_at >= 0 else linux.AT_FDCWD) + b"/" + path
-    return b"" if b"/proc" in path else path
+def _is_plain(there: os.stat_result) -> bool:
+    """A file with one name."""
+    return stat.S_ISREG(there.st_mode) and there.st_nlink == 1
+
+
+def _parent(path: bytes) -> tuple[int, bytes, bytes]:
+    """A descriptor of the folder that *path* is a name in, the folder's canonical name, and the name."""
+    folder, _, last = path.rpartition(b"/")
+    if last in (b"", b".", b".."):
+        raise NotRoutine
+    return (*_hold(folder, FOLDER), last)
 
 
 def _hold(path: bytes, how: int) -> tuple[int, bytes]:
