@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
     _Looks = tuple[tuple[int, ...], ...]
 
-_LONGEST_CMDLINE = 6 << 20
+_SHORT_CMDLINE, _LONGEST_CMDLINE = 8192, 6 << 20
 _SCRIPT_HEAD = 256  # BINPRM_BUF_SIZE
+_MOST_ASKED = 1024
 _SCRIPTS = 5  # scripts that are interpreted by scripts: the kernel gives up with ELOOP
 # ld.so PROGRAM: the loader's own names, and those of its options that take a value.
 _LOADERS = ("ld-linux", "ld-musl-", "ld.so", "ld64.so", "ld-2.")
@@ -53,6 +54,9 @@ class Execs:
 
     def __init__(self, view: View) -> None:
         self._view = view
+        # What the first line of each file that was run asks for, by what the file was. A look that comes too late for
+        # a change makes nothing run that may not: see ``ExecCheck``.
+        self._asked: dict[tuple[int, ...], list[bytes]] = {}
 
     def exec(self, call: Call, process: Process, name: str) -> Operation:
         """execve, execveat.
@@ -77,10 +81,10 @@ class Execs:
         if found.fd < 0:
             raise OSError(found.errno, "nothing to execute")
         try:
-            mode = os.fstat(found.fd).st_mode
-            if stat.S_ISLNK(mode):
+            there = os.fstat(found.fd)
+            if stat.S_ISLNK(there.st_mode):
                 raise OSError(ELOOP, "a symbolic link")
-            if not stat.S_ISREG(mode) or not os.access(b"/proc/self/fd/%d" % found.fd, os.X_OK):
+            if not stat.S_ISREG(there.st_mode) or not os.access(b"/proc/self/fd/%d" % found.fd, os.X_OK):
                 raise OSError(EACCES, "not executable")
             argv = memory.read_strings(process.mem, args[at + 1]) or [b""]
             steps = [(found.path, argv), *self._becomes(found, given, argv, call, process)]
@@ -110,7 +114,7 @@ class Execs:
         held = [found]
         try:
             while len(steps) < _SCRIPTS:
-                interpreter = _interpreter(held[-1])
+                interpreter = self._interpreter(held[-1])
                 if not interpreter:
                     break
                 argv = [*interpreter, given, *argv[1:]]
@@ -127,6 +131,17 @@ class Execs:
                 if extra.fd >= 0:
                     os.close(extra.fd)
         return steps
+
+    def _interpreter(self, found: Located) -> list[bytes]:
+        if found.fd < 0:
+            return []
+        look = _look(found.fd)
+        asked = self._asked.get(look)
+        if asked is None:
+            if len(self._asked) >= _MOST_ASKED:
+                self._asked.clear()
+            asked = self._asked[look] = _interpreter(found.fd)
+        return asked
 
     @staticmethod
     def _locate(path: bytes, call: Call, process: Process) -> Located:
@@ -240,12 +255,15 @@ class ExecCheck:
         try:
             actual = real(pid, judged)
             if process is not None:
-                process.refresh()
+                process.refresh(actual.path)
         except OSError as error:
             self._view.advance(judged[0], self._view.decide(judged[0]))
             decision = Decision(BLOCK, "exec", "", f"what really runs could not be read: {error.strerror}")
             self._recorder.record(judged[0], decision, BLOCK, "SIGKILL", started)
             return False
+        if actual is judged[0] and not shown:  # what was asked for runs, and it was decided and recorded at the call
+            self._scripts.pop(pid, None)
+            return True
         decision = self._view.decide(actual)
         enforced = self._view.decide_enforced(actual).action
         if actual is not judged[0]:
@@ -286,7 +304,7 @@ def _looks(judged: tuple[Event, ...]) -> _Looks:
     return tuple(_look(event.path) for event in judged)
 
 
-def _look(path: str) -> tuple[int, ...]:
+def _look(path: str | int) -> tuple[int, ...]:
     try:
         at = os.stat(path)
     except OSError:
@@ -300,13 +318,24 @@ def real(pid: int, judged: tuple[Event, ...]) -> Event:
     ``OSError`` when it cannot be read: then it must not run.
     """
     exe = text_of(os.readlink(b"/proc/%d/exe" % pid))
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        words = file.read(_LONGEST_CMDLINE).split(b"\0")[:-1]
-    argv = _texts(words)
+    argv = _texts(_cmdline(pid).split(b"\0")[:-1])
     for event in judged:
         if exe == event.path and argv == event.argv:
             return event
     return _instead(judged[0], exe, argv)
+
+
+def _cmdline(pid: int) -> bytes:
+    """The argv of *pid*, each word with a NUL behind it."""
+    fd = os.open(b"/proc/%d/cmdline" % pid, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        words = os.read(fd, _SHORT_CMDLINE)
+        if len(words) == _SHORT_CMDLINE:
+            with open(fd, "rb", closefd=False) as file:
+                words += file.read(_LONGEST_CMDLINE)
+        return words
+    finally:
+        os.close(fd)
 
 
 def _instead(event: Event, path: str, argv: tuple[str, ...]) -> Event:
@@ -317,14 +346,12 @@ def _texts(words: list[bytes]) -> tuple[str, ...]:
     return tuple(text_of(word) for word in words)
 
 
-def _interpreter(found: Located) -> list[bytes]:
+def _interpreter(held: int) -> list[bytes]:
     """The interpreter that the first line of a ``#!`` script names, with its one argument; empty for no script, and
     for what cannot be read here (the exec stop will show what it was).
     """
-    if found.fd < 0:
-        return []
     try:
-        fd = os.open(b"/proc/self/fd/%d" % found.fd, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = os.open(b"/proc/self/fd/%d" % held, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return []
     try:

@@ -59,7 +59,7 @@ class CommandIndex:
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._words: dict[str, Entry] = {}
-        self._paths: PathIndex[Entry] = PathIndex()
+        self._paths: PathIndex[Entry] | None = None
         self._by_word: dict[str, list[tuple[Wildcard, Entry]]] = {}
         self._loose: list[tuple[Wildcard, Entry]] = []
         for entry in entries:
@@ -69,6 +69,7 @@ class CommandIndex:
 
     def _add(self, form: str, entry: Entry) -> None:
         if form.startswith(("/", "**/")) and " " not in form:
+            self._paths = self._paths or PathIndex()
             self._paths.add(form, entry)
             return
         wildcard = Wildcard(form)
@@ -92,7 +93,7 @@ class CommandIndex:
         for name in names:
             if name in self._words:
                 return self._words[name]
-        if path.startswith("/"):
+        if self._paths is not None and path.startswith("/"):
             covering = self._paths.find(path)
             if covering:
                 return covering[0]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Answer = Callable[[Event, State], Decision | None]
 
 _TYPE = 0o170000  # the bits of the file type (inode(7)); in the stat module it is a function's name
+_UNNAMED = Decision(ALLOW, "exec", "", "no list in exec is about it")
 _UNGOVERNED = Decision(ALLOW, "", "", "nothing in the policy is about it")
 
 
@@ -116,7 +117,7 @@ class LayerJudge:
 class ExecJudge:
     """Answers for executions under one layer's ``exec`` section."""
 
-    __slots__ = ("allow", "ask", "block", "otherwise", "section")
+    __slots__ = ("_all_allowed", "_all_blocked", "allow", "ask", "block", "otherwise", "section")
 
     def __init__(self, section: Exec) -> None:
         self.section = section
@@ -124,32 +125,37 @@ class ExecJudge:
         self.block = CommandIndex(section.block)
         self.ask = CommandIndex(section.ask)
         self.otherwise = everything(section.ask)
+        self._all_allowed = everything(section.allow)
+        self._all_blocked = everything(section.block)
 
     def run(self, event: Event, _: State) -> Decision:
         """The decision on executing ``path`` (or ``exe``, where that is what is known) with ``argv``."""
-        argv, path = event.argv, event.path or event.exe
-        name = basename(argv[0]) if argv else basename(path)
+        argv, path, section = event.argv, event.path or event.exe, self.section
         names = called(argv, path, event.spelled)
-        blocked = everything(self.section.block) or self.block.find(argv, path, names)
+        blocked = self._all_blocked or self.block.find(argv, path, names)
         if blocked is not None:
-            return _told(BLOCK, "exec.block", blocked, f"running {name} is blocked by '{blocked.text}'")
-        asked = self.ask.find(argv, path, names)
+            reason = f"running {_name(argv, path)} is blocked by '{blocked.text}'"
+            return _told(BLOCK, "exec.block", blocked, reason)
+        asked = self.ask.find(argv, path, names) if section.ask else None
         if asked is not None:
-            return _told(ASK, "exec.ask", asked, f"running {name} needs approval because of '{asked.text}'")
-        allowed = self.allow.find(argv, path, vouched(argv, path, event.spelled))
+            reason = f"running {_name(argv, path)} needs approval because of '{asked.text}'"
+            return _told(ASK, "exec.ask", asked, reason)
+        allowed = self.allow.find(argv, path, vouched(argv, path, event.spelled)) if section.allow else None
         if allowed is not None:
             return _told(ALLOW, "exec.allow", allowed)
         if self.otherwise is not None:
-            return _told(
-                ASK, "exec.ask", self.otherwise, f"running {name} needs approval because no entry in exec names it"
-            )
-        allowed = everything(self.section.allow)
-        if allowed is not None:
-            return _told(ALLOW, "exec.allow", allowed)
-        if self.section.allow_list:
-            reason = f"running {name} is not allowed: exec.allow does not name it"
-            return Decision(BLOCK, "exec.allow", self.section.allow_list, reason)
-        return Decision(ALLOW, "exec", "", "no list in exec is about it")
+            reason = f"running {_name(argv, path)} needs approval because no entry in exec names it"
+            return _told(ASK, "exec.ask", self.otherwise, reason)
+        if self._all_allowed is not None:
+            return _told(ALLOW, "exec.allow", self._all_allowed)
+        if section.allow_list:
+            reason = f"running {_name(argv, path)} is not allowed: exec.allow does not name it"
+            return Decision(BLOCK, "exec.allow", section.allow_list, reason)
+        return _UNNAMED
+
+
+def _name(argv: tuple[str, ...], path: str) -> str:
+    return basename(argv[0]) if argv else basename(path)
 
 
 def _told(action: str, rule: str, entry: Entry, reason: str = "") -> Decision:

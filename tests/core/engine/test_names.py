@@ -255,3 +255,19 @@ def test_an_exec_is_about_what_runs(scene: Scene, workspace: pathlib.Path) -> No
     for path, errno in (("missing", ENOENT), ("file", EACCES), ("dir", EACCES), ("", ENOENT), ("file/x", ENOTDIR)):
         assert scene.make("execve", path, scene.argv(b"x"), 0) == ("fail", errno)
     assert not scene.recorder.entries
+
+
+def test_a_script_that_has_changed_is_read_anew(scene: Scene, workspace: pathlib.Path) -> None:
+    script = workspace / "script"
+    for argument in ("one", "two", "six"):
+        script.write_text(f"#!/bin/echo {argument}\n")
+        script.chmod(0o755)
+        for _ in range(2):
+            scene.event("execve", "script", scene.argv(b"x"), 0)
+            _, runs = scene.process.execs.pop(os.getpid())
+            assert runs.argv == ("/bin/echo", argument, "script")
+    script.write_text("no first line of that kind\n")
+    scene.event("execve", "script", scene.argv(b"x"), 0)
+    assert len(scene.process.execs.pop(os.getpid())) == 1
+    script.chmod(0o644)
+    assert scene.make("execve", "script", scene.argv(b"x"), 0) == ("fail", EACCES)
