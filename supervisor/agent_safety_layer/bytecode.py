@@ -1,10 +1,13 @@
 """The byte code of all that a start imports, in one file beside Python's own.
 
-A start imports eighty small modules; what the import system does for each of them takes as long as running them. So a
-start notes what it imports, in which order modules were done, and leaves their code in one file in ``__pycache__``,
-which later starts run from. It is used on the terms on which Python uses its own files there: while each source has the
-size and the time of change that it had. Whoever can write there can change the program anyway; where we cannot write,
-modules are imported one by one.
+A start imports a hundred small modules; what the import system does for each of them takes as long as running them. So
+a start notes what it imports, in which order modules were done, and leaves their code in one file in ``__pycache__``,
+which later starts run from. With it go the seccomp programs that were assembled: they are made of the sources alone,
+too. It is used on the terms on which Python uses its own files there: while each source has the size and the time of
+change that it had. Whoever can write there can change the program anyway; where we cannot write, modules are imported
+one by one.
+
+    length of what follows │ who made it, a row for each module, programs │ the code of each module, one after the other
 """
 
 from __future__ import annotations
@@ -12,18 +15,34 @@ from __future__ import annotations
 import os
 import sys
 from _frozen_importlib import ModuleSpec
-from _frozen_importlib_external import MAGIC_NUMBER, PathFinder, SourceFileLoader, cache_from_source
+from _frozen_importlib_external import (
+    MAGIC_NUMBER,
+    ExtensionFileLoader,
+    PathFinder,
+    SourceFileLoader,
+    cache_from_source,
+)
 from marshal import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import CodeType, ModuleType
+    from types import ModuleType
 
-    # Name, file, whether it is a package, the source's time of change (ns) and size, its code.
-    Row = tuple[str, str, bool, int, int, CodeType]
+    # Name, file, what it is, the file's time of change (ns) and size, the length of its code here.
+    Row = tuple[str, str, int, int, int, int]
 
+_HEAD = 4  # bytes that tell the length
+_MODULE, _PACKAGE, _LIBRARY = range(3)  # a library is a module of machine code
 _OURS = ("agent_safety_layer", "asl_hooks")
+# Python's own that every start imports, where they are not built in.
+_OTHERS = frozenset(
+    (
+        *("_ctypes", "_heapq", "_json", "_sha2", "_sha256", "_struct", "binascii", "ctypes", "fcntl", "heapq"),
+        *("resource", "select", "struct", "types"),
+    )
+)
+_KERNEL = "agent_safety_layer.engine.kernel"
 # What only some starts import, for what their command line, their policies or the command ask for.
 _SELDOM = tuple(
     f"agent_safety_layer.{name}"
@@ -46,17 +65,18 @@ class Imports:
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """What Python itself finds, noted once it has been run."""
-        if name.partition(".")[0] not in _OURS:
+        if name.partition(".")[0] not in _OURS and name not in _OTHERS:
             return None
         spec: ModuleSpec | None = PathFinder.find_spec(name, path, target)
-        if spec is not None and type(spec.loader) is SourceFileLoader:
-            run = spec.loader.exec_module
+        loader = spec.loader if spec is not None else None
+        if spec is not None and (type(loader) is SourceFileLoader or type(loader) is ExtensionFileLoader):
+            run = loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 run(module)
                 self.done.append(spec)
 
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
@@ -70,20 +90,26 @@ def start(path: str) -> Imports | None:
     goes on to import, for ``keep``; None where that could not be written.
     """
     try:
-        with open(path, "rb") as kept:
-            made_by, rows = loads(kept.read())
-        if made_by != _maker() or not all(_same(row) for row in rows):
-            raise ValueError
+        with open(path, "rb", buffering=1 << 16) as kept:
+            head = int.from_bytes(kept.read(_HEAD), "little")
+            made_by, rows, programs = loads(kept.read(head))
+            whole = _HEAD + head + sum(row[5] for row in rows) == os.fstat(kept.fileno()).st_size
+            if not whole or made_by != _maker() or not all(map(_same, rows)):
+                raise ValueError
+            for row in rows:
+                code = kept.read(row[5])
+                parent = row[0].rpartition(".")[0]
+                # A package may import its own parts.
+                if row[0] not in sys.modules and (not parent or parent in sys.modules):
+                    _run(row, code)
     except (OSError, ValueError, EOFError, TypeError):
         if sys.dont_write_bytecode or not os.access(os.path.dirname(path), os.W_OK):
             return None
         imports = Imports()
-        sys.meta_path.insert(0, imports)
+        sys.meta_path.insert(sys.meta_path.index(PathFinder), imports)
         return imports
-    for row in rows:
-        parent = row[0].rpartition(".")[0]
-        if row[0] not in sys.modules and (not parent or parent in sys.modules):  # a package may import its own parts
-            _run(row)
+    if _KERNEL in sys.modules:
+        sys.modules[_KERNEL].programs.update(programs)
     return None
 
 
@@ -94,12 +120,14 @@ def keep(path: str, imports: Imports) -> None:
     sys.meta_path.remove(imports)
     scratch = f"{path}.{os.getpid()}"
     try:
-        rows = [_row(spec) for spec in imports.done if _is_usual(spec.name)]
-        data = dumps((_maker(), rows))  # type: ignore[arg-type]  # it is all builtins
+        kernel = sys.modules.get(_KERNEL)
+        programs = kernel.usual() if kernel is not None else {}
+        pairs = [_row(spec) for spec in imports.done if _is_usual(spec.name)]
+        head = dumps((_maker(), [row for row, _ in pairs], programs))  # type: ignore[arg-type]  # it is all builtins
         fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
             with open(fd, "wb") as file:
-                file.write(data)
+                file.writelines((len(head).to_bytes(_HEAD, "little"), head, *(code for _, code in pairs)))
             os.replace(scratch, path)
         except OSError:
             os.unlink(scratch)
@@ -116,13 +144,19 @@ def _is_usual(name: str) -> bool:
     return not any(name == seldom or name.startswith(f"{seldom}.") for seldom in _SELDOM)
 
 
-def _row(spec: ModuleSpec) -> Row:
-    loader, path = SourceFileLoader(spec.name, spec.origin or ""), spec.origin or ""
+def _row(spec: ModuleSpec) -> tuple[Row, bytes]:
+    """The row of a module, and its code."""
+    path = spec.origin or ""
     found = os.stat(path)
-    code = loader.get_code(spec.name)
-    if code is None:
-        raise ImportError(path)
-    return spec.name, path, spec.submodule_search_locations is not None, found.st_mtime_ns, found.st_size, code
+    if type(spec.loader) is ExtensionFileLoader:
+        kind, data = _LIBRARY, b""
+    else:
+        kind = _MODULE if spec.submodule_search_locations is None else _PACKAGE
+        code = SourceFileLoader(spec.name, path).get_code(spec.name)
+        if code is None:
+            raise ImportError(path)
+        data = dumps(code)
+    return (spec.name, path, kind, found.st_mtime_ns, found.st_size, len(data)), data
 
 
 def _same(row: Row) -> bool:
@@ -130,13 +164,14 @@ def _same(row: Row) -> bool:
     return found.st_mtime_ns == row[3] and found.st_size == row[4]
 
 
-def _run(row: Row) -> None:
+def _run(row: Row, data: bytes) -> None:
     """Import one module, all that it imports in turn being there, as ``importlib`` would."""
-    name, path, is_package, _, _, code = row
-    loader = SourceFileLoader(name, path)
+    name, path, kind = row[:3]
+    is_package = kind == _PACKAGE
+    loader = ExtensionFileLoader(name, path) if kind == _LIBRARY else SourceFileLoader(name, path)
     spec = ModuleSpec(name, loader, origin=path, is_package=is_package)
     spec.has_location = True
-    module = type(sys)(name)
+    module = loader.create_module(spec) or type(sys)(name)
     module.__file__, module.__loader__, module.__spec__ = path, loader, spec
     parent, _, child = name.rpartition(".")
     module.__package__ = name if is_package else parent
@@ -144,7 +179,10 @@ def _run(row: Row) -> None:
         spec.submodule_search_locations = module.__path__ = [os.path.dirname(path)]
     sys.modules[name] = module
     try:
-        exec(code, module.__dict__)
+        if kind == _LIBRARY:
+            loader.exec_module(module)
+        else:
+            exec(loads(data), module.__dict__)
     except BaseException:
         sys.modules.pop(name, None)
         raise

@@ -13,7 +13,7 @@ from asl_hooks.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from asl_hooks.mounts import Mount
 
@@ -25,7 +25,7 @@ def guarded(
     *,
     mounted: Iterable[Mount] = (),
     asked: Iterable[str] = (),
-    hosts: Iterable[str] = (),
+    hosts: Sequence[str] = (),
     split: str = "",
 ) -> Policy:
     """*policy* with one more layer: *paths* and what is below them may be read but not changed, *others* neither, and
@@ -70,12 +70,13 @@ def _mounted_again(layers: Iterable[Layer], mounted: Iterable[Mount]) -> tuple[L
     return tuple(found)
 
 
-def _away(hosts: Iterable[str]) -> Network | None:
+def _away(hosts: Sequence[str]) -> Network | None:
     """A section that has an opinion about these hosts only; none where there are none."""
+    if not hosts:
+        return None
     from agent_safety_layer.policy.hosts import parse_host
 
-    block = tuple(parse_host(host, "built-in") for host in hosts)
-    return Network(block=block, private_ips=True) if block else None
+    return Network(block=tuple(parse_host(host, "built-in") for host in hosts), private_ips=True)
 
 
 def odd_mounts(mounted: Iterable[Mount]) -> list[str]:

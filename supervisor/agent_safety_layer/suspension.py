@@ -14,7 +14,6 @@ import struct
 from time import monotonic
 
 from asl_hooks._abi import linux
-from asl_hooks.throttle import stop_all
 
 _SIGNALS = (_signal.SIGTTIN, _signal.SIGTTOU)
 _CLOCK_MONOTONIC = 1
@@ -56,6 +55,8 @@ class Suspension:
         """Stop the tree and us, until somebody continues us, or at the time *until* (monotonic seconds, may be inf)."""
         if until <= monotonic():
             return
+        from asl_hooks.throttle import stop_all
+
         stopped = stop_all(self._warden)
         timer = _continue_at(until) if until < float("inf") else -1
         os.kill(os.getpid(), _signal.SIGSTOP)

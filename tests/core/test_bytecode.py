@@ -97,6 +97,29 @@ def test_a_source_that_is_gone(package: Package) -> None:
     assert (said[1], how) == ("two", "imported")
 
 
+def test_a_file_that_was_cut_off(package: Package) -> None:
+    said, _ = package.start()
+    data = package.kept.read_bytes()
+    package.kept.write_bytes(data[:-1])
+    assert package.start() == (said, "imported")
+    assert package.kept.read_bytes() == data
+
+
+def test_what_every_start_takes_from_python_itself_is_in_it(package: Package) -> None:
+    """Modules of machine code by their place only; a program that has one built in finds it where it is."""
+    first = package.folder / "first.py"
+    first.write_text(
+        "import heapq, _heapq\nfrom agent_safety_layer import outer\n"
+        "where = (heapq.__file__, getattr(_heapq, '__file__', 'built in'), heapq.heappush is _heapq.heappush)\n"
+        "NAME = ascii(where).replace(' ', '')\n"
+    )
+    said, how = package.start()
+    assert how == "imported"
+    assert said[0].endswith("True)")
+    assert b"heapq.py" in package.kept.read_bytes()
+    assert package.start() == (said, "kept")
+
+
 @pytest.mark.parametrize("data", [b"", b"nonsense", b"\xe9\x00\x00\x00\x00"])
 def test_a_file_that_is_no_such_file(package: Package, data: bytes) -> None:
     package.kept.write_bytes(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from agent_safety_layer.cli.supervise import OPTIONS, Option
+from agent_safety_layer.cli.words import OPTIONS, Option
 
 _BASH = """
 _asl_supervise() {

@@ -39,8 +39,17 @@ NOTIFIED = (
 )
 
 
-# A process that forks supervisors assembles them once.
-_programs: dict[tuple[frozenset[str], bool, bool, bool], bytes] = {}
+# What was assembled, by the groups that are notified and the other arguments. A process that forks supervisors does it
+# once, and so does the first of many starts (``bytecode``).
+programs: dict[tuple[frozenset[str], bool, bool, bool], bytes] = {}
+
+
+def usual() -> dict[tuple[frozenset[str], bool, bool, bool], bytes]:
+    """What was assembled here, as root and as anybody else would have it."""
+    for notified, shares_ipc, bounds_reads, traced in tuple(programs):
+        for tags in (notified.union(CREDENTIAL_TAGS), notified.difference(CREDENTIAL_TAGS)):
+            Kernel(tags, bounds_reads=bounds_reads).program(shares_ipc=shares_ipc, traced=traced)
+    return programs
 
 
 class Kernel:
@@ -70,10 +79,10 @@ class Kernel:
         ``shares_ipc``: in a tree that has no IPC namespace of its own.
         """
         key = (self.notified, shares_ipc, self.bounds_reads, traced)
-        made = _programs.get(key)
+        made = programs.get(key)
         if made is None:
             ask = bpf.trace(bpf.ASKED) if traced else bpf.NOTIFY
-            made = _programs[key] = bpf.assemble(self._asking(ask, shares_ipc))
+            made = programs[key] = bpf.assemble(self._asking(ask, shares_ipc))
         return made
 
     def asks(self, *, shares_ipc: bool) -> Callable[[int, tuple[int, ...]], bool]:

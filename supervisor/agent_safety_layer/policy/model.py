@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, TypeVar
 
+    from agent_safety_layer.trace.encode import Encoded
+
     Amount = TypeVar("Amount", int, float)
 
 
@@ -205,7 +207,7 @@ class Policy:
     layers: tuple[Layer, ...]
     sources: tuple[tuple[str, str], ...]
     judge: Any
-    told: str | None  # as JSON; see ``trace.header``
+    told: Encoded | None  # as JSON; see ``trace.header``
     _enforced: Policy | None
 
     def __init__(self, layers: tuple[Layer, ...], sources: tuple[tuple[str, str], ...] = ()) -> None:
@@ -248,8 +250,9 @@ class Policy:
     def sha256(self) -> str:
         """A hash of all that the layers say, variables filled in: equal for equal policies."""
         from agent_safety_layer.policy.draft import sha256
+        from agent_safety_layer.trace.encode import encoded
 
-        return sha256(repr(self.layers).encode("utf-8", "backslashreplace"))
+        return sha256(encoded(self.layers).encode())
 
     @property
     def enforced(self) -> Policy:

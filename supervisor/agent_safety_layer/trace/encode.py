@@ -7,12 +7,15 @@ from asl_hooks.value import replace
 
 try:
     from _json import encode_basestring_ascii as _quote
+    from _json import make_encoder
 except ImportError:  # not CPython
     from json.encoder import encode_basestring_ascii as _quote
 
+    make_encoder = None  # type: ignore[assignment, misc]
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from agent_safety_layer.events import Decision, Event
 
@@ -106,6 +109,18 @@ class Encoded(str):
     __slots__ = ()
 
 
+def encoded(value: object) -> Encoded:
+    """What ``dumps`` makes of a value without anything ``Encoded`` in it, in a tenth of the time where it is large."""
+    if make_encoder is None:
+        return Encoded(dumps(value))
+    text = "".join(make_encoder(None, _no_json, _quote, None, ":", ",", False, False, False)(value, 0))
+    return Encoded(dumps(value) if "\\ud" in text else text)
+
+
+def _no_json(value: object) -> NoReturn:
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
 def dumps(value: object) -> str:
     """The value as one line of JSON, pure ASCII: None, bool, int, finite float, str, list, tuple, dict with str keys.
 
@@ -125,7 +140,7 @@ def dumps(value: object) -> str:
         return "{" + ",".join(f"{dumps(key)}:{dumps(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(dumps, value)) + "]"
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+    _no_json(value)
 
 
 def _whole(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from agent_safety_layer.trace import redact
-from agent_safety_layer.trace.encode import Encoded, dumps
+from agent_safety_layer.trace.encode import Encoded, encoded
 
 SCHEMA = 1
 KEY_VARIABLE = "ASL_TRACE_KEY"
@@ -74,8 +74,8 @@ def told(policy: Policy) -> Encoded:
     if text is None:
         from agent_safety_layer.policy.plain import plain
 
-        text = policy.told = dumps(plain(policy))
-    return Encoded(text)
+        text = policy.told = encoded(plain(policy))
+    return text
 
 
 def key_path(state: str) -> str:

@@ -14,7 +14,7 @@ import asl_hooks
 from agent_safety_layer.errors import TraceError
 from agent_safety_layer.events import ACTIONS, KINDS, Decision, Event, Outcome, TraceEntry, text_of
 from agent_safety_layer.trace import redact
-from agent_safety_layer.trace.encode import body, dumps
+from agent_safety_layer.trace.encode import body, dumps, encoded
 from agent_safety_layer.trace.reader import TraceReader, _Event, decode
 from agent_safety_layer.trace.writer import TraceWriter
 
@@ -125,6 +125,8 @@ json_values = st.recursive(
 def test_dumps_writes_what_json_reads(item):
     assert json.loads(dumps(item)) == item
     assert dumps(item).isascii()
+    assert encoded(item) == dumps(item)
+    assert dumps({"in it": encoded(item)}) == dumps({"in it": item})
 
 
 @pytest.mark.parametrize("item", [float("nan"), float("inf")])
@@ -133,6 +135,8 @@ def test_dumps_refuses_what_json_has_not(item):
         dumps([item])
     with pytest.raises(TypeError):
         dumps({"a": {1, 2}})
+    with pytest.raises((TypeError, ValueError)):
+        encoded(item)
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b"[1]", b'{"type":"event"}', b'{"type":"event","seq":"1"}\n', b"\xff"])
