@@ -101,9 +101,10 @@ class Process:
         return innermost[0] if len(innermost) == 1 else self.span
 
     def close(self) -> None:
-        """Give up the descriptors."""
+        """Give up the descriptors: whoever still has the process finds nothing of another behind them."""
         os.close(self.mem)
         os.close(self.pidfd)
+        self.mem = self.pidfd = -1
 
 
 def read_status(tid: int) -> dict[bytes, bytes]:

@@ -64,6 +64,13 @@ server.listen(0)
 first = socket.socket(socket.AF_UNIX)
 first.connect("s.sock")
 print("connect", interrupted(lambda: socket.socket(socket.AF_UNIX).connect("s.sock")))
+full = socket.create_server(("127.0.0.1", 0), backlog=0)
+ones = [socket.create_connection(full.getsockname())]
+late = socket.socket()
+print("tcp", interrupted(lambda: late.connect(full.getsockname())))
+full.accept()
+late.connect(full.getsockname())
+print("tcp later", late.getpeername() == full.getsockname())
 near, far = socket.socketpair()
 print("sendmsg", interrupted(lambda: near.sendmsg([bytes(1 << 24)])))
 one, other = socket.socketpair(type=socket.SOCK_DGRAM)
@@ -82,7 +89,34 @@ print("limit", near.sendmsg([bytes(1 << 24)]) < 1 << 24)
 def test_who_waits_hears_signals(tmp_path: pathlib.Path) -> None:
     done = supervised.python(WAITS, tmp_path)
     assert done.code == 0, done.err
-    assert done.out.splitlines() == ["connect True", "sendmsg True", "datagrams True", "limit True"]
+    assert done.out.splitlines() == [
+        *("connect True", "tcp True", "tcp later True"),
+        *("sendmsg True", "datagrams True", "limit True"),
+    ]
+
+
+AGAIN = """
+import errno, socket
+with socket.create_server(("127.0.0.1", 0)) as first:
+    at = first.getsockname()
+s = socket.socket()
+print(errno.errorcode[s.connect_ex(at)])
+server = socket.create_server(at)
+print(s.connect_ex(at), s.getpeername() == at)
+print(errno.errorcode[s.connect_ex(at)])
+hurried = socket.socket()
+hurried.setblocking(False)
+print(errno.errorcode[hurried.connect_ex(at)])
+hurried.setblocking(True)
+print(hurried.connect_ex(at), errno.errorcode[hurried.connect_ex(at)])
+"""
+
+
+def test_a_socket_is_left_as_its_own_connect_would_leave_it(tmp_path: pathlib.Path) -> None:
+    outside = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True).stdout
+    assert outside.split() == ["ECONNREFUSED", "0", "True", "EISCONN", "EINPROGRESS", "0", "EISCONN"]
+    done = supervised.python(AGAIN, tmp_path)
+    assert done.out == outside, done.err
 
 
 WHOLE = """

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import _thread
 import os
-from errno import EACCES, EAGAIN, EINVAL, EPERM
+from errno import EACCES, EAGAIN, EALREADY, EINPROGRESS, EINVAL, EPERM
 
 from agent_safety_layer.engine.custom import stricter
 from agent_safety_layer.engine.gate import Answer
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ALLOWED = Decision(ALLOW)
 _OUTSIDE = Decision(BLOCK, "tree", "", "it belongs to somebody outside of this run")
+_WOULD_WAIT = (EAGAIN, EALREADY, EINPROGRESS)
 _MOST_ASIDE = 512  # threads, each of which waits for a tracee that waits
 _REFUSED = {"file": EACCES, "net": EACCES, "process.exec": EACCES}  # everything else is EPERM
 
@@ -128,7 +129,8 @@ class Answers:
         event = operation.event
         assert event is not None
         operation.close()
-        errno = operation.refusal or _REFUSED.get(event.kind) or _REFUSED.get(event.kind.partition(".")[0], EPERM)
+        own = operation.refusal() if operation.refusal is not None else 0
+        errno = own or _REFUSED.get(event.kind) or _REFUSED.get(event.kind.partition(".")[0], EPERM)
         # Told first: what the program says about its error then comes after it, and it finds it in $ASL_DENIALS.
         self._recorder.record(event, decision, BLOCK, errno_name(errno), stopped.started, answer)
         if self._kills:
@@ -175,6 +177,8 @@ class Answers:
             self._execs.let_go(stopped, event, decision, effective)
         elif operation.bounded:
             self._wave(stopped, operation, decision, effective)
+        elif operation.blocking and (done := _attempt_at_once(operation)) is not None:
+            self._finish(stopped, operation, decision, effective, *done)
         elif operation.blocking:
             try:
                 if self._aside >= _MOST_ASIDE:
@@ -184,7 +188,7 @@ class Answers:
             except RuntimeError:  # no more threads for those who wait
                 self._finish(stopped, operation, decision, effective, 0, EAGAIN)
         else:
-            self._finish(stopped, operation, decision, effective, *_attempt(operation))
+            self._finish(stopped, operation, decision, effective, *_attempt(operation, operation.perform))
 
     def _prepared(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str, errno: int) -> None:
         if not self._backend.valid(stopped.call):
@@ -224,7 +228,7 @@ class Answers:
         return not self._stateful and self._custom is None and decision.action not in (ASK, BLOCK)
 
     def _perform_aside(self, stopped: Stopped, operation: Operation, decision: Decision, effective: str) -> None:
-        done = _attempt(operation)
+        done = _attempt(operation, operation.perform)
 
         def finish() -> None:
             self._aside -= 1
@@ -270,15 +274,23 @@ class Answers:
             record(None)
 
 
-def _attempt(operation: Operation) -> tuple[int | Injected, int]:
+def _attempt(operation: Operation, act: Callable[[], int | Injected] | None) -> tuple[int | Injected, int]:
     """The result of performing an operation, and the errno that stopped it (0 for none)."""
-    assert operation.perform is not None
+    assert act is not None
     try:
         if operation.acting is not None:
             with operation.acting:
-                return operation.perform(), 0
-        return operation.perform(), 0
+                return act(), 0
+        return act(), 0
     except OSError as error:
         return 0, error.errno or EPERM
     except (ValueError, OverflowError):  # an argument that Python's wrappers refuse: a NUL byte, a huge number
         return 0, EINVAL
+
+
+def _attempt_at_once(operation: Operation) -> tuple[int | Injected, int] | None:
+    """The same, or None when others have to be waited for."""
+    if operation.at_once is None:
+        return None
+    done = _attempt(operation, operation.at_once)
+    return None if done[1] in _WOULD_WAIT else done

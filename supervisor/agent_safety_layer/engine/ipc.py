@@ -55,7 +55,7 @@ class Ipc:
 
     def _refused(self, call: Call, process: Process, why: str) -> Operation:
         event = self._view.event("process.deny", call, process, detail=why)
-        return Operation(event, None, bounded=True, outside=True, refusal=EACCES)
+        return Operation(event, None, bounded=True, outside=True, refusal=lambda: EACCES)
 
     def _get(self, call: Call, process: Process, kind: str) -> Operation:
         key = signed(call.args[0])

@@ -17,13 +17,14 @@ from agent_safety_layer.engine.listeners import Listeners
 from agent_safety_layer.engine.objects import signed
 from agent_safety_layer.engine.operation import Operation
 from agent_safety_layer.engine.sending import MSG_DONTWAIT, Outgoing, Sender, in_turn
-from agent_safety_layer.engine.waiting import connect
+from agent_safety_layer.engine.waiting import connect, connect_at_once
 from agent_safety_layer.events import ASK, BLOCK, Event, text_of
 from agent_safety_layer.policy.network import OWN
 from asl_hooks import memory, sockaddr
 from asl_hooks._abi import linux
 from asl_hooks.identity import Being
 from asl_hooks.paths import base_of, locate, split
+from asl_hooks.sockets import SO_DOMAIN, SO_TYPE, SOL_SOCKET, check, name_of, option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,26 +37,14 @@ if TYPE_CHECKING:
 
     Prepare = Callable[[Callable[[int], None]], None]
 
+_INET = (sockaddr.AF_INET, sockaddr.AF_INET6)
 _libc = ctypes.CDLL(None, use_errno=True)
-_SOL_SOCKET, _SO_TYPE, _SO_LINGER, _SO_DOMAIN, _SO_PROTOCOL = 1, 3, 13, 39, 38
+_SO_LINGER = 13
 _LINGER = struct.Struct("=2i")
 _STREAM, _DGRAM, _SEQPACKET = 1, 2, 5
 _MSG_FASTOPEN, _MSG_ZEROCOPY = 0x20000000, 0x4000000
 _SCM_RIGHTS = 1
 _MOST_MESSAGES, _MOST_RIGHTS = 64, 253  # SCM_MAX_FD
-
-
-def _check(result: int) -> int:
-    if result < 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, os.strerror(errno))
-    return result
-
-
-def _option(fd: int, option: int) -> int:
-    value, size = ctypes.c_int(), ctypes.c_uint(4)
-    _check(_libc.getsockopt(fd, _SOL_SOCKET, option, ctypes.byref(value), ctypes.byref(size)))
-    return value.value
 
 
 def _is_blocking(fd: int) -> bool:
@@ -76,7 +65,7 @@ class Network:
         """A copy of the tracee's socket, its domain and type. ``OSError(ENOTSOCK)`` for anything else."""
         held = self._context.copy_descriptor(call, fd)
         try:
-            return held, _option(held, _SO_DOMAIN), _option(held, _SO_TYPE)
+            return held, option(held, SO_DOMAIN), option(held, SO_TYPE)
         except BaseException:
             os.close(held)
             raise
@@ -89,7 +78,7 @@ class Network:
         return memory.read(process.mem, at, size) if size else b""
 
     def _judged(
-        self, kind: str, call: Call, process: Process, domain: int, type_: int, raw: bytes
+        self, kind: str, call: Call, process: Process, held: int, domain: int, type_: int, raw: bytes
     ) -> tuple[Event | None, bytes, int]:
         """The event for an address, the address to use in its place, and an object to hold open for that (or -1)."""
         try:
@@ -100,12 +89,12 @@ class Network:
             if address.family != sockaddr.AF_UNIX:
                 raise OSError(EINVAL, "not a Unix address")
             return self._judged_unix(kind, call, process, type_, address.path, raw)
-        if domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
+        if domain in _INET:
             if address.family == sockaddr.AF_UNSPEC and kind == "net.connect":
                 return None, raw, -1  # dissolves the association; the next connect is judged anew
             if not address.ip:
                 raise OSError(EAFNOSUPPORT, "not an internet address")
-            return self._judged_inet(kind, call, process, "tcp" if type_ == _STREAM else "udp", address), raw, -1
+            return self._judged_inet(kind, call, process, held, "tcp" if type_ == _STREAM else "udp", address), raw, -1
         return None, raw, -1  # netlink: the filter leaves only route queries
 
     def _judged_unix(
@@ -139,7 +128,7 @@ class Network:
     # -- the calls -------------------------------------------------------------------------------------------------
 
     def _judged_inet(
-        self, kind: str, call: Call, process: Process, proto: str, address: sockaddr.Address
+        self, kind: str, call: Call, process: Process, held: int, proto: str, address: sockaddr.Address
     ) -> Event | None:
         """The event; None for what is judged elsewhere or cannot leave the tree."""
         egress, context = self._egress, self._context
@@ -150,7 +139,7 @@ class Network:
             return None
         else:
             host = egress.name_of(address.ip)
-            own = _is_own(address.ip) and self._own.has_port(proto, address.port, call.tid)
+            own = _is_own(address.ip) and self._own.has_port(proto, address.ip, address.port, held, call.tid)
         ip = "" if host else address.ip
         detail = OWN if own else ""
         event = context.event(kind, call, process, host=host, ip=ip, port=address.port, proto=proto, detail=detail)
@@ -167,7 +156,7 @@ class Network:
         self, event: Event | None, raw: bytes, domain: int, proto: str, target: list[bytes]
     ) -> Prepare | None:
         """What has to be done before something is sent to *raw*; the address to use goes into *target*."""
-        if domain not in (sockaddr.AF_INET, sockaddr.AF_INET6) or not raw:
+        if domain not in _INET or not raw:
             return None
         if event is not None and event.detail == OWN:
             return None
@@ -185,7 +174,7 @@ class Network:
 
     def _refusal(self, domain: int, raw: bytes) -> int:
         """How a refusal looks: on a loopback of the tree's own nobody listens whom it could reach."""
-        inet = domain in (sockaddr.AF_INET, sockaddr.AF_INET6)
+        inet = domain in _INET
         return ECONNREFUSED if inet and self._egress.captured and _is_own(sockaddr.parse(raw).ip) else 0
 
     def connect(self, call: Call, process: Process, name: str) -> Operation:
@@ -193,52 +182,56 @@ class Network:
         raw = self._address(process, call.args[1], call.args[2])
         held, domain, type_ = self._socket(call, call.args[0] & 0xFFFFFFFF)
         try:
-            event, address, extra = self._judged("net.connect", call, process, domain, type_, raw)
+            event, address, extra = self._judged("net.connect", call, process, held, domain, type_, raw)
         except BaseException:
             os.close(held)
             raise
         target = [address]
         waits = _is_blocking(held) and type_ != _DGRAM
 
-        def dial() -> int:
-            if waits:
-                return connect(held, target[0], call.tid)
-            return _check(_libc.connect(held, target[0], len(target[0])))
-
-        def perform() -> int:
+        def dial(act: Callable[[], int]) -> int:
             self._left(event, held, domain, target[0])
             try:
-                _as_the_caller(domain, process, dial)
+                _as_the_caller(domain, process, act)
             finally:  # also where it goes on by itself (EINPROGRESS)
                 self._left(event, held, domain, target[0])
-            self._answers_come_to(held, domain, type_)
+            self._answers_come_to(call, process, held, domain, type_)
             return 0
+
+        def perform() -> int:
+            if waits:
+                return dial(lambda: connect(held, target[0], call.tid))
+            return dial(lambda: check(_libc.connect(held, target[0], len(target[0]))))
+
+        def at_once() -> int:
+            return dial(lambda: connect_at_once(held, target[0]))
 
         return Operation(
             event,
             perform,
             fds=(held, extra),
             blocking=waits,
-            refusal=self._refusal(domain, raw),
+            at_once=at_once if domain in _INET else None,  # a path can lead to where somebody else has to answer
+            refusal=lambda: self._refusal(domain, raw),
             prepare=self._prepared(event, address, domain, "tcp" if type_ == _STREAM else "udp", target),
         )
 
-    def _answers_come_to(self, held: int, domain: int, type_: int) -> None:
+    def _answers_come_to(self, call: Call, process: Process, held: int, domain: int, type_: int) -> None:
         """A datagram socket that was connected or has sent is bound: what the tree sends there stays in the tree."""
-        if type_ == _DGRAM and domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
-            self._own.add_port("udp", _name_of(held).port, held)
+        if type_ == _DGRAM and domain in _INET:
+            self._own.add_port("udp", held, process, call.args[0] & 0xFFFFFFFF)
 
     def _left(self, event: Event | None, held: int, domain: int, raw: bytes) -> None:
         """Something was sent to *raw*: the port that it came from tells later what belongs to it."""
-        if event is not None and raw and domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
-            self._egress.left(event, lambda: _name_of(held).port, raw)
+        if event is not None and raw and domain in _INET:
+            self._egress.left(event, lambda: name_of(held).port, raw)
 
     def bind(self, call: Call, process: Process, name: str) -> Operation:
         """bind."""
         raw = self._address(process, call.args[1], call.args[2])
         held, domain, type_ = self._socket(call, call.args[0] & 0xFFFFFFFF)
         try:
-            event, address, extra = self._judged("net.bind", call, process, domain, type_, raw)
+            event, address, extra = self._judged("net.bind", call, process, held, domain, type_, raw)
         except BaseException:
             os.close(held)
             raise
@@ -250,15 +243,15 @@ class Network:
                 _bind_below(extra, held, address if own else _unix(spelled), call.tid, process.umask)
                 self._own.add_file(sockaddr.parse(address).path)
                 return 0
-            _check(_libc.bind(held, address, len(address)))
+            check(_libc.bind(held, address, len(address)))
             if domain == sockaddr.AF_UNIX:
                 self._own.add_abstract(sockaddr.parse(address).path, type_, held)
             elif type_ == _DGRAM:
-                self._own.add_port("udp", _name_of(held).port, held)
+                self._own.add_port("udp", held, process, call.args[0] & 0xFFFFFFFF)
             return 0
 
         prepare = None
-        if domain in (sockaddr.AF_INET, sockaddr.AF_INET6):
+        if domain in _INET:
             proto = "tcp" if type_ == _STREAM else "udp"
 
             def prepare(done: Callable[[int], None]) -> None:
@@ -270,21 +263,21 @@ class Network:
         """listen: an unbound socket binds itself to every address, so it is judged as that."""
         held, domain, _ = self._socket(call, call.args[0] & 0xFFFFFFFF)
         backlog = call.args[1] & 0x7FFFFFFF
-        if domain not in (sockaddr.AF_INET, sockaddr.AF_INET6):
+        if domain not in _INET:
 
             def listen() -> int:
-                return _check(_libc.listen(held, backlog))
+                return check(_libc.listen(held, backlog))
 
             return Operation(None, lambda: _as_the_caller(domain, process, listen), fds=(held,))
         try:
-            bound = _name_of(held)
+            bound = name_of(held)
         except BaseException:
             os.close(held)
             raise
 
         def perform() -> int:
-            _check(_libc.listen(held, backlog))
-            self._own.add_port("tcp", _name_of(held).port, held)
+            check(_libc.listen(held, backlog))
+            self._own.add_port("tcp", held, process, call.args[0] & 0xFFFFFFFF)
             return 0
 
         detail = OWN if self._egress.captured else ""
@@ -305,7 +298,7 @@ class Network:
         held = self._context.copy_descriptor(call, signed(call.args[0]))
 
         def perform() -> int:
-            return _check(_libc.setsockopt(held, _SOL_SOCKET, _SO_LINGER, value, len(value)))
+            return check(_libc.setsockopt(held, SOL_SOCKET, _SO_LINGER, value, len(value)))
 
         return Operation(None, perform, fds=(held,))
 
@@ -318,7 +311,7 @@ class Network:
         held, domain, type_ = self._socket(call, args[0] & 0xFFFFFFFF)
         fds = [held]
         try:
-            event, address, extra = self._message(call, process, domain, type_, raw)
+            event, address, extra = self._message(call, process, held, domain, type_, raw)
             fds.append(extra)
             waits = _is_blocking(held) and not flags & MSG_DONTWAIT
             sender = self._sender(fds, type_, call, process, flags, waits)
@@ -333,7 +326,7 @@ class Network:
         def perform() -> int:
             sent = _as_the_caller(domain, process, lambda: sender.send(message))
             self._left(event, held, domain, target[0])
-            self._answers_come_to(held, domain, type_)
+            self._answers_come_to(call, process, held, domain, type_)
             return sent
 
         return Operation(event, perform, fds=tuple(fds), blocking=waits, prepare=message.prepare)
@@ -345,7 +338,7 @@ class Network:
         return Sender(fds[0], type_, fds[-1], (process.pid, call.tid), flags, waits=waits)
 
     def _message(
-        self, call: Call, process: Process, domain: int, type_: int, raw: bytes
+        self, call: Call, process: Process, held: int, domain: int, type_: int, raw: bytes
     ) -> tuple[Event | None, bytes, int]:
         if not raw or (type_ == _STREAM and domain != sockaddr.AF_UNIX):
             return (
@@ -353,7 +346,7 @@ class Network:
                 b"",
                 -1,
             )  # a stream goes where it was connected to; without fast open its address is not looked at
-        return self._judged("net.send", call, process, domain, type_, raw)
+        return self._judged("net.send", call, process, held, domain, type_, raw)
 
     def sendmsg(self, call: Call, process: Process, name: str) -> Operation:
         """sendmsg, sendmmsg: every message with its own address; data and passed descriptors are copied with it.
@@ -392,7 +385,7 @@ class Network:
                         raise
                     break
                 self._left(message.event, held, domain, message.target[0])
-                self._answers_come_to(held, domain, type_)
+                self._answers_come_to(call, process, held, domain, type_)
                 if not many:
                     return sent
                 memory.write(mem, args[1] + i * step + 56, sent.to_bytes(4, "little"))
@@ -422,6 +415,7 @@ class Network:
         return max(events, key=lambda event: RANK[decide(event).action], default=None)
 
     def _read_message(self, call: Call, process: Process, at: int, domain: int, type_: int, fds: list[int]) -> Outgoing:
+        """One message; ``fds`` begins with the socket, and gets what is held open for it."""
         header = memory.read(process.mem, at, 56)
         name, name_len, iov, iov_len, control, control_len = (
             int.from_bytes(header[i : i + n], "little") for i, n in ((0, 8), (8, 4), (16, 8), (24, 8), (32, 8), (40, 8))
@@ -436,7 +430,7 @@ class Network:
             if size:
                 parts.append((base, size))
         rights = self._rights(call, process, control, control_len, fds) if control and control_len else []
-        event, address, extra = self._message(call, process, domain, type_, raw)
+        event, address, extra = self._message(call, process, fds[0], domain, type_, raw)
         fds.append(extra)
         target = [address]
         return Outgoing(event, parts, rights, target, self._prepared(event, address, domain, "udp", target))
@@ -454,7 +448,7 @@ class Network:
             )
             if length < 16 or start + length > len(control):
                 raise OSError(EINVAL, "malformed control data")
-            if (level, kind) != (_SOL_SOCKET, _SCM_RIGHTS):
+            if (level, kind) != (SOL_SOCKET, _SCM_RIGHTS):
                 raise OSError(EPERM, "only descriptors are passed on")
             body = control[start + 16 : start + length]
             if len(rights) + len(body) // 4 > _MOST_RIGHTS:
@@ -491,13 +485,6 @@ def _close(fds: list[int]) -> None:
             os.close(fd)
 
 
-def _name_of(fd: int) -> sockaddr.Address:
-    """What a socket is bound to."""
-    buffer, size = ctypes.create_string_buffer(sockaddr.LONGEST), ctypes.c_uint(sockaddr.LONGEST)
-    _check(_libc.getsockname(fd, buffer, ctypes.byref(size)))
-    return sockaddr.parse(buffer.raw[: size.value])
-
-
 def _is_own(ip: str) -> bool:
     """Whether *ip* means the tree itself when that has a loopback of its own."""
     return ip.startswith("127.") or ip in ("::1", "0.0.0.0", "::")
@@ -516,7 +503,7 @@ def _bind_below(folder: int, fd: int, address: bytes, tid: int, umask: int) -> N
         linux.unshare(linux.CLONE_FS)
         os.fchdir(start)
         os.umask(umask)
-        _check(_libc.bind(fd, address, len(address)))
+        check(_libc.bind(fd, address, len(address)))
 
     try:
         landlock.below(folder, landlock.MAKE_SOCKET, bind)

@@ -32,19 +32,19 @@ class Operation:
 
     ``event`` is None where there is nothing that a policy could judge, such as the mode of a pipe. ``perform``
     returns the call's result (a number, or ``Injected``) or raises ``OSError`` with the errno that the tracee shall
-    see. ``blocking``: it may wait for others, so it runs on a thread of its own. ``fds`` are closed by ``close``.
+    see. ``blocking``: it may wait for others, so it runs on a thread of its own, unless ``at_once``, where there is
+    one, does it without waiting (it raises ``BlockingIOError`` if it cannot). ``fds`` are closed by ``close``.
     ``mutates``: it can change what paths lead to. ``reopen``: the canonical path of a plain file or folder that was
     opened and can be opened again by that, or nothing. ``outside``: it reaches for a process that is not of the tree.
     ``prepare`` is done once it may go on, before it does: it calls back with 0 or an errno, at once or later, in the
-    loop's thread. ``refusal`` is the errno of a refusal where that is not the kind's. ``futile`` tells the errno with
-    which the call fails whatever is decided, 0 where it may succeed: the kernel, too, says that something is missing or
-    already there before it says that it may not be touched.
+    loop's thread. ``refusal`` tells the errno of a refusal, 0 for the one that is the kind's. ``futile`` tells the
+    errno with which the call fails whatever is decided, 0 where it may succeed: the kernel, too, says that something is
+    missing or already there before it says that it may not be touched.
     """
 
     __slots__ = (
-        *("acting", "blocking", "bounded", "event", "fds", "futile", "mutates", "outside", "perform", "prepare"),
-        "refusal",
-        "reopen",
+        *("acting", "at_once", "blocking", "bounded", "event", "fds", "futile", "mutates", "outside", "perform"),
+        *("prepare", "refusal", "reopen"),
     )
 
     def __init__(
@@ -55,11 +55,12 @@ class Operation:
         bounded: bool = False,
         fds: tuple[int, ...] = (),
         blocking: bool = False,
+        at_once: Callable[[], int] | None = None,
         mutates: bool = False,
         reopen: bytes = b"",
         outside: bool = False,
         prepare: Callable[[Callable[[int], None]], None] | None = None,
-        refusal: int = 0,
+        refusal: Callable[[], int] | None = None,
         futile: Callable[[], int] | None = None,
     ) -> None:
         self.event = event
@@ -68,6 +69,7 @@ class Operation:
         self.bounded = bounded
         self.fds = fds
         self.blocking = blocking
+        self.at_once = at_once
         self.mutates = mutates
         self.reopen = reopen
         self.outside = outside

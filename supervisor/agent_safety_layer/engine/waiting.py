@@ -10,7 +10,7 @@ import ctypes
 import os
 import select
 import struct
-from errno import EAGAIN, EALREADY, EINPROGRESS
+from errno import EAGAIN, EINPROGRESS
 from time import monotonic, sleep
 
 from asl_hooks.processes import interruption
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SHORTEST_S, _LONGEST_S = 0.001, 0.02
-_SOL_SOCKET, _SO_ERROR, _SO_SNDTIMEO = 1, 4, 21
+_SOL_SOCKET, _SO_SNDTIMEO = 1, 21
 _TIMEVAL = struct.Struct("=qq")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,12 +38,12 @@ def patiently(fd: int, tid: int, attempt: Callable[[], int]) -> int:
     while True:
         try:
             return attempt()
-        except BlockingIOError:
-            pass
+        except BlockingIOError as error:
+            late = EAGAIN if error.errno == EAGAIN else EINPROGRESS
         if not until:
             until = _deadline(fd)
             poll.register(fd, select.POLLOUT)
-        _go_on(tid, until)
+        _go_on(tid, until, late)
         if ready:  # and yet it would block: the other side is full (datagrams, connections)
             sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_S)
@@ -51,35 +51,29 @@ def patiently(fd: int, tid: int, attempt: Callable[[], int]) -> int:
 
 
 def connect(fd: int, address: bytes, tid: int) -> int:
-    """Connect the blocking socket *fd*, which for a moment is not one; 0, or ``OSError`` as ``patiently``."""
+    """Connect the blocking socket *fd*; 0, or ``OSError`` as ``patiently``."""
+    return patiently(fd, tid, lambda: connect_at_once(fd, address))
 
-    def attempt() -> int:
-        os.set_blocking(fd, False)
-        try:
-            failed = _libc.connect(fd, address, len(address)) < 0
+
+def connect_at_once(fd: int, address: bytes) -> int:
+    """Connect the blocking socket *fd*, which for a moment is not one, as far as that takes no waiting: 0, or
+    ``BlockingIOError`` where it does. Asked again, it tells what has become of it, and so does the kernel: the caller
+    may look, or try once more, as it could after a connect of its own.
+    """
+    os.set_blocking(fd, False)
+    try:
+        for _ in range(2):  # on one machine the answer is there as soon as it was asked for
+            if not _libc.connect(fd, address, len(address)):
+                return 0
             errno = ctypes.get_errno()
-        finally:
-            os.set_blocking(fd, True)
-        if not failed:
-            return 0
-        if errno in (EINPROGRESS, EALREADY):
-            return errno
-        raise OSError(errno, os.strerror(errno))
-
-    if not patiently(fd, tid, attempt):
-        return 0
-    until = _deadline(fd)
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    while not poll.poll(_LONGEST_S * 1000):
-        _go_on(tid, until, EINPROGRESS)
-    errno = int.from_bytes(_option(fd, _SO_ERROR, 4), "little")
-    if errno:
-        raise OSError(errno, os.strerror(errno))
-    return 0
+            if errno != EINPROGRESS:
+                break
+    finally:
+        os.set_blocking(fd, True)
+    raise OSError(errno, os.strerror(errno))
 
 
-def _go_on(tid: int, until: float, late: int = EAGAIN) -> None:
+def _go_on(tid: int, until: float, late: int) -> None:
     errno = interruption(tid) or (late if monotonic() >= until else 0)
     if errno:
         raise OSError(errno, "the wait is over")

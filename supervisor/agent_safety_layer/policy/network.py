@@ -22,12 +22,13 @@ from agent_safety_layer.policy.wording import destination, listed
 
 # ``Event.detail`` of an event that stays within this very run: its own listener, a port of its own namespace.
 OWN = "own"
+_REMEMBERED = 4096
 
 
 class NetworkJudge:
     """Answers for network events under one layer's section."""
 
-    __slots__ = ("allow", "ask", "block", "listening", "network", "unix", "unix_abstract")
+    __slots__ = ("_reached", "allow", "ask", "block", "listening", "network", "unix", "unix_abstract")
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -37,6 +38,7 @@ class NetworkJudge:
         self.listening = HostIndex(network.listen or ())
         self.unix: PathIndex[Entry] = PathIndex()
         self.unix_abstract: list[tuple[Wildcard, Entry]] = []
+        self._reached: dict[tuple[str, str, int, bool], Decision] = {}
         for entry in network.unix or ():
             for form in entry.forms:
                 if form.startswith("@"):
@@ -48,6 +50,15 @@ class NetworkJudge:
         """The decision on connecting or sending to where the event goes."""
         if event.proto == "unix" or (event.path and not event.ip and not event.host):
             return self.local(event)
+        key = (event.host, event.ip, event.port, event.detail == OWN)
+        found = self._reached.get(key)
+        if found is None:
+            if len(self._reached) >= _REMEMBERED:
+                self._reached.clear()
+            found = self._reached[key] = self._reach(event)
+        return found
+
+    def _reach(self, event: Event) -> Decision:
         host, ip = event_ip(event)
         port = event.port
         where = destination(event)
