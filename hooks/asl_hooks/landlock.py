@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EACCES, ENOENT, ENOSYS, ENOTDIR, EOPNOTSUPP
+from errno import EACCES, EINVAL, ENOENT, ENOSYS, ENOTDIR, EOPNOTSUPP
 
 from asl_hooks._abi import constants as k
 from asl_hooks.errors import BackendError, UnsupportedError
@@ -176,12 +176,13 @@ def _grant(grant: Callable[[int, int, int], None], ruleset: int, path: str, acce
             return False
         raise
     try:
-        if not stat.S_ISDIR(os.fstat(fd).st_mode):
-            access &= _OF_A_FILE
         if access:
             grant(ruleset, access, fd)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
+        if error.errno != EINVAL or stat.S_ISDIR(os.fstat(fd).st_mode):  # most are folders: nobody asks first
+            raise OSError(error.errno, error.strerror, path) from error
+        if access & _OF_A_FILE:
+            grant(ruleset, access & _OF_A_FILE, fd)
     finally:
         os.close(fd)
     return True

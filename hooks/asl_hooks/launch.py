@@ -100,19 +100,22 @@ class Launched:
 
 
 def launch(spec: LaunchSpec) -> Launched:
-    """A launched child; see ``begin`` and ``Launching.finish``."""
-    return begin(spec).finish()
+    """Fork the warden, which forks the child, which bounds itself: the child, with its listener. It execs once a byte
+    is written to ``go``.
 
-
-def begin(spec: LaunchSpec) -> Launching:
-    """Fork the warden, which forks the child, which bounds itself. That takes milliseconds; ``finish`` waits for it."""
+    Establishes: no_new_privs, few capabilities, limits, Landlock domain and seccomp filter hold in the child; only
+    0, 1, 2 and ``keep`` are open in it when it execs. Raises ``UnsupportedError`` or ``BackendError`` naming the
+    step that the kernel refused; nothing is left running.
+    """
+    # What the children would do, each in its own copy of the memory, is done once, here.
+    execute = _execution(spec) if spec.call is None else None
     if spec.network:
-        from asl_hooks import netns  # noqa: F401  # once, here: the child would pay for its own copy
+        from asl_hooks import netns  # noqa: F401
 
-    control_r, control_w = os.pipe2(os.O_CLOEXEC)
-    status_r, status_w = os.pipe2(os.O_CLOEXEC)
-    ready_r, ready_w = os.pipe2(os.O_CLOEXEC)
-    go_r, go_w = os.pipe2(os.O_CLOEXEC)
+    control_r, control = os.pipe2(os.O_CLOEXEC)
+    status, status_w = os.pipe2(os.O_CLOEXEC)
+    ready, ready_w = os.pipe2(os.O_CLOEXEC)
+    go_r, go = os.pipe2(os.O_CLOEXEC)
     supervisor = linux.pidfd_open(os.getpid(), 0)
     # Should the warden be killed, what it leaves comes to us.
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -120,12 +123,12 @@ def begin(spec: LaunchSpec) -> Launching:
     if warden_pid == 0:
         try:
             linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-            for fd in (control_w, status_r, ready_r, go_w):
+            for fd in (control, status, ready, go):
                 os.close(fd)
             me = os.getpid()
             child = os.fork()
             if child == 0:
-                _become(spec, ready_w, go_r, me)
+                _become(spec, execute, ready_w, go_r, me)
             warden.stand_apart()
             _close_all_but(
                 {0, 1, 2, control_r, status_w, supervisor, *((spec.kill_all,) if spec.kill_all >= 0 else ())}
@@ -134,57 +137,31 @@ def begin(spec: LaunchSpec) -> Launching:
             warden.run(child, control_r, status_w, supervisor, spec.kill_all, spec.folders, spec.scratch)
         finally:
             os._exit(70)
-    os.close(supervisor)
-    for fd in (control_r, status_w, ready_w, go_r):
+    for fd in (supervisor, control_r, status_w, ready_w, go_r):
         os.close(fd)
-    return Launching(spec.traced, warden_pid, ready_r, control_w, status_r, go_w)
-
-
-@value
-class Launching:
-    """A child that is being bounded, and its warden."""
-
-    traced: bool
-    warden: int
-    ready: int
-    control: int
-    status: int
-    go: int
-
-    def finish(self) -> Launched:
-        """The child, bounded, with its listener. It execs once a byte is written to ``go``.
-
-        Establishes: no_new_privs, few capabilities, limits, Landlock domain and seccomp filter hold in the child; only
-        0, 1, 2 and ``keep`` are open in it when it execs. Raises ``UnsupportedError`` or ``BackendError`` naming the
-        step that the kernel refused; nothing is left running.
-        """
-        first = os.read(self.status, warden.STATUS.size)
-        answer = os.read(self.ready, _READY.size)
-        if len(answer) != _READY.size or len(first) != warden.STATUS.size:
-            self.abandon()
-            raise BackendError("launch", EPERM, remedy="The child died before it could be bounded.")
-        listener_there, errno, step = _READY.unpack(answer)
-        pid = warden.STATUS.unpack(first)[1]
-        if errno:
-            self.abandon()
-            raise _refused(step.rstrip(b"\0").decode(), errno)
-        step_here = "pidfd_getfd"
-        try:
-            pidfd = linux.pidfd_open(pid, 0)
-            if self.traced:
-                step_here = "ptrace"
-                linux.ptrace(linux.PTRACE_SEIZE, pid, None, TRACED)
-            listener = linux.pidfd_getfd(pidfd, listener_there, 0) if listener_there >= 0 else -1
-            network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC) if _NETWORK in step else -1
-        except OSError as error:
-            self.abandon(traced=pid if self.traced else 0)
-            raise _refused(step_here, error.errno or EPERM) from error
-        os.close(self.ready)
-        return Launched(pid, pidfd, listener, self.warden, self.control, self.status, self.go, network, _IPC in step)
-
-    def abandon(self, *, traced: int = 0) -> None:
-        """End it, in place of ``finish``. *traced* is the child if it was seized."""
-        _abandon(self.warden, self.control, self.ready, self.status, self.go, traced=traced)
+    first = os.read(status, warden.STATUS.size)
+    answer = os.read(ready, _READY.size)
+    if len(answer) != _READY.size or len(first) != warden.STATUS.size:
+        _abandon(warden_pid, control, ready, status, go)
+        raise BackendError("launch", EPERM, remedy="The child died before it could be bounded.")
+    listener_there, errno, step = _READY.unpack(answer)
+    pid = warden.STATUS.unpack(first)[1]
+    if errno:
+        _abandon(warden_pid, control, ready, status, go)
+        raise _refused(step.rstrip(b"\0").decode(), errno)
+    step_here = "pidfd_getfd"
+    try:
+        pidfd = linux.pidfd_open(pid, 0)
+        if spec.traced:
+            step_here = "ptrace"
+            linux.ptrace(linux.PTRACE_SEIZE, pid, None, TRACED)
+        listener = linux.pidfd_getfd(pidfd, listener_there, 0) if listener_there >= 0 else -1
+        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC) if _NETWORK in step else -1
+    except OSError as error:
+        _abandon(warden_pid, control, ready, status, go, traced=pid if spec.traced else 0)
+        raise _refused(step_here, error.errno or EPERM) from error
+    os.close(ready)
+    return Launched(pid, pidfd, listener, warden_pid, control, status, go, network, _IPC in step)
 
 
 def abandon(launched: Launched) -> None:
@@ -249,8 +226,10 @@ def _close_all_but(keep: set[int]) -> None:
     linux.close_range(start, 0xFFFFFFFF, 0)
 
 
-def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
-    """In the child: bound this process, hand over the listener, wait for the word, exec. Never returns."""
+def _become(spec: LaunchSpec, execute: Callable[[], int] | None, ready: int, go: int, parent: int) -> None:
+    """In the child: bound this process, hand over the listener, wait for the word, *execute*, or make the spec's call.
+    Never returns.
+    """
     step = b"signals"
     try:
         linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
@@ -283,7 +262,6 @@ def _become(spec: LaunchSpec, ready: int, go: int, parent: int) -> None:
             landlock.restrict(spec.ruleset, spec.ruleset_log)
         program = spec.filter if ipc or spec.shared is None else spec.shared()
         # From the filter on, only calls that it does not notify: nobody answers yet.
-        execute = _execution(spec) if spec.call is None else None
         _close_all_but({0, 1, 2, ready, go, *spec.keep}.difference(spec.closed))
         step = b"seccomp" if spec.traced else b"listener"
         listener = -1

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.tree import Tree
     from asl_hooks.backend import Backend
     from asl_hooks.cgroup import Subtree
-    from asl_hooks.launch import Launched, Launching, LaunchSpec
+    from asl_hooks.launch import Launched, LaunchSpec
 else:
     Protocol = object
 
@@ -332,7 +332,7 @@ class Session:
         from agent_safety_layer.trace.header import told, with_policy
         from agent_safety_layer.trace.writer import TraceWriter
         from agent_safety_layer.tree import Tree
-        from asl_hooks.launch import abandon, begin
+        from asl_hooks.launch import abandon
 
         settings = self.settings
         policy, plan, state_dir = prepared.policy, prepared.plan, prepared.state_dir
@@ -347,15 +347,10 @@ class Session:
                     "Remove those lines, or run with --best-effort to go on without them.",
                 )
             spec, output = self._spec(policy, machine, ruleset, group, private.tmp, prepared.environment)
-            launching = begin(spec)
-            try:  # meanwhile
-                view = self._view(policy, plan, machine, ruleset, state_dir)
-                self._header = self._describe(missing)
-                told(policy)  # the greater part of it
-            except BaseException:
-                launching.abandon()
-                raise
-            launched = self._launched(launching, spec, machine)
+            view = self._view(policy, plan, machine, ruleset, state_dir)
+            self._header = self._describe(missing)
+            told(policy)  # the greater part of it: what memory is written to while children share it, is copied
+            launched = self._launched(spec, machine)
             view.warden = launched.warden
             backend = self._backend(launched, machine)
         except BaseException:
@@ -490,7 +485,7 @@ class Session:
         )
         return spec, output
 
-    def _launched(self, launching: Launching, spec: LaunchSpec, machine: Machine) -> Launched:
+    def _launched(self, spec: LaunchSpec, machine: Machine) -> Launched:
         """The child, bounded, waiting for the word to go."""
         from asl_hooks.launch import NoListenerError, launch
 
@@ -498,7 +493,7 @@ class Session:
         asked = self.settings.backend
         lost = "taken away" if spec.traced and asked == "auto" else ""
         try:
-            launched = launching.finish()
+            launched = launch(spec)
         except NoListenerError as refused:
             if asked != "auto" or not machine.verifies_exec:
                 raise

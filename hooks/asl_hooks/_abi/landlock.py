@@ -12,6 +12,8 @@ _create_ruleset = bind("landlock_create_ruleset", ctypes.c_char_p, ctypes.c_size
 _add_rule = bind("landlock_add_rule", ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _restrict_self = bind("landlock_restrict_self", ctypes.c_int, ctypes.c_uint)
 
+_beneath = struct.Struct("=Qi").pack
+
 
 def version() -> int:
     """The kernel's Landlock ABI."""
@@ -26,7 +28,7 @@ def create_ruleset(fs: int, net: int, scopes: int) -> int:
 
 def add_path(ruleset: int, access: int, parent: int) -> None:
     """Grant *access* on the file, or beneath the folder, that the descriptor *parent* stands for."""
-    _add_rule(ruleset, LANDLOCK_RULE_PATH_BENEATH, struct.pack("=Qi", access, parent), 0)
+    _add_rule(ruleset, LANDLOCK_RULE_PATH_BENEATH, _beneath(access, parent), 0)
 
 
 def add_port(ruleset: int, access: int, port: int) -> None:

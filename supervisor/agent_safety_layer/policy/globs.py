@@ -32,21 +32,19 @@ else:
 BRACE_LIMIT = 512
 _EMPTY: Any = {}  # never changed
 _FOLDERS = 4096  # remembered by an index
-_META = frozenset("*?[\\")
-_HARD = frozenset("?[\\")
 _SPECIAL = frozenset("*?[]{}\\")
 
 
 def escape(text: str) -> str:
     """The pattern that matches exactly *text*."""
-    if _SPECIAL.isdisjoint(text):
+    if not has_meta(text) and "{" not in text and "}" not in text and "]" not in text:
         return text
     return "".join("\\" + c if c in _SPECIAL else c for c in text)
 
 
 def has_meta(text: str) -> bool:
     """Whether *text*, braces already expanded, is more than a literal."""
-    return not _META.isdisjoint(text)
+    return "*" in text or "?" in text or "[" in text or "\\" in text
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -105,7 +103,8 @@ class Wildcard:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.chunks: tuple[Chunk, ...] = _plain_chunks(text) if _HARD.isdisjoint(text) else tuple(_chunks(text))
+        plain = "?" not in text and "[" not in text and "\\" not in text
+        self.chunks: tuple[Chunk, ...] = _plain_chunks(text) if plain else tuple(_chunks(text))
 
     def matches(self, text: str) -> bool:
         """Whether the whole of *text* fits."""

@@ -118,7 +118,7 @@ class Paths:
         self._values = {**defaults, **given}  # without the slash at the end: the root folder is empty
         homes = _homes(home, workspace)
         self._several = {"HOMES": homes, "OTHERS": _others(homes), "PROGRAM": _PROGRAM}
-        self._seen: dict[tuple[str, bool], str] = {}
+        self._seen: dict[bool, dict[str, str]] = {follow: {"": "", "/": ""} for follow in (False, True)}
         self._absent: set[str] = set()
         self._theirs = (f"{self._values['WORKSPACE']}/", f"{self._values['TMP']}/")
 
@@ -145,9 +145,10 @@ class Paths:
         return tuple(forms)
 
     def _filled(self, head: Parts, tail: Parts) -> list[tuple[str, str]]:
-        for name, homes in self._several.items():
-            if name in head or name in tail:
-                return [self._fill(head, tail, home) for home in homes]
+        if not self._several.keys().isdisjoint(head + tail):
+            for name, homes in self._several.items():
+                if name in head or name in tail:
+                    return [self._fill(head, tail, home) for home in homes]
         return [self._fill(head, tail, "")]
 
     def _fill(self, head: Parts, tail: Parts, home: str) -> tuple[str, str]:
@@ -165,13 +166,14 @@ class Paths:
 
         ``follow`` is whether to follow those that the supervised program may have made.
         """
-        if path in ("", "/"):
-            return ""
-        known = self._seen.get((path, follow))
+        seen = self._seen[follow]
+        known = seen.get(path)
         if known is not None:
             return known
         parent, _, name = path.rpartition("/")
-        base = self._resolve(parent, follow, links)
+        base = seen.get(parent)
+        if base is None:
+            base = self._resolve(parent, follow, links)
         here = f"{base}/{name}"
         if base in self._absent:
             self._absent.add(here)
@@ -188,7 +190,7 @@ class Paths:
                     here = os.path.realpath(here)
                 else:
                     here = self._resolve(tidy(target if target[0] == "/" else f"{base}/{target}"), follow, links + 1)
-        self._seen[path, follow] = here
+        seen[path] = here
         return here
 
 
