@@ -299,9 +299,7 @@ def install(program: bytes, flags: int = 0) -> int:
 
     Needs no_new_privs or CAP_SYS_ADMIN. Raises ``BackendError``; EBUSY means that there is a listener already.
     """
-    import ctypes
-
-    from asl_hooks._abi import linux
+    from asl_hooks._abi import ctypes, linux
 
     instructions = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HP", len(program) // _INSTRUCTION.size, ctypes.addressof(instructions))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from errno import EINVAL, EPERM
 
-from asl_hooks._abi import linux
+from asl_hooks._abi import ctypes, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

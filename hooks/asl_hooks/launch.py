@@ -15,13 +15,12 @@ If the warden dies, the child dies with it (PDEATHSIG), and the rest of the tree
 from __future__ import annotations
 
 import _signal
-import ctypes
 import os
 import struct
 from errno import EACCES, ENOENT, ENOEXEC, EPERM
 
 from asl_hooks import bpf, landlock, warden
-from asl_hooks._abi import linux
+from asl_hooks._abi import ctypes, linux
 from asl_hooks.errors import BackendError, UnsupportedError
 from asl_hooks.identity import drop_capabilities
 from asl_hooks.value import value
@@ -29,6 +28,7 @@ from asl_hooks.value import value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from ctypes import Array, _NamedFuncPointer
 
 _LISTENER = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 _NETWORK, _IPC = b"network", b"ipc"  # what the child has of its own
@@ -340,9 +340,9 @@ def candidates(program: str, environment: Mapping[str, str]) -> list[bytes]:
 
 
 def _exec(
-    execve: ctypes._NamedFuncPointer,
-    argv: ctypes.Array[ctypes.c_char_p],
-    environment: ctypes.Array[ctypes.c_char_p],
+    execve: _NamedFuncPointer,
+    argv: Array[ctypes.c_char_p],
+    environment: Array[ctypes.c_char_p],
     paths: Sequence[bytes],
     name: str,
 ) -> int:

@@ -16,12 +16,12 @@ process that keeps nothing else, because joining a user namespace cannot be undo
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 
 from asl_hooks import rtnetlink
+from asl_hooks._abi import ctypes
 from asl_hooks.errors import UnsupportedError
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000

@@ -9,9 +9,10 @@ Why not pyroute2: importing it takes 170 to 290 ms, which a run would wait for a
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
+
+from asl_hooks._abi import ctypes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -338,7 +338,7 @@ _names: list[object] = []
 
 
 def _name_address(name: bytes) -> int:
-    from ctypes import addressof, create_string_buffer
+    from asl_hooks._abi.ctypes import addressof, create_string_buffer
 
     buffer = create_string_buffer(name)
     _names.append(buffer)  # kept alive

@@ -38,8 +38,8 @@ _OURS = ("agent_safety_layer", "asl_hooks")
 # Python's own that every start imports, where they are not built in.
 _OTHERS = frozenset(
     (
-        *("_ctypes", "_heapq", "_json", "_sha2", "_sha256", "_struct", "binascii", "ctypes", "fcntl", "heapq"),
-        *("resource", "select", "struct", "types"),
+        *("_ctypes", "_heapq", "_json", "_sha2", "_sha256", "_struct", "binascii", "fcntl", "heapq", "resource"),
+        *("select", "struct"),
     )
 )
 _KERNEL = "agent_safety_layer.engine.kernel"

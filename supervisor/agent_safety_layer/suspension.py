@@ -8,12 +8,11 @@ by a descriptor, the tree is stopped first, and a timer continues us when the ru
 from __future__ import annotations
 
 import _signal
-import ctypes
 import os
 import struct
 from time import monotonic
 
-from asl_hooks._abi import linux
+from asl_hooks._abi import ctypes, linux
 
 _SIGNALS = (_signal.SIGTTIN, _signal.SIGTTOU)
 _CLOCK_MONOTONIC = 1

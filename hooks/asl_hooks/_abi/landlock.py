@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 
+from asl_hooks._abi import ctypes
 from asl_hooks._abi.constants import LANDLOCK_CREATE_RULESET_VERSION, LANDLOCK_RULE_NET_PORT, LANDLOCK_RULE_PATH_BENEATH
 from asl_hooks._abi.linux import bind
 

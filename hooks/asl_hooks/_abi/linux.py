@@ -5,10 +5,10 @@ Numbers that differ between architectures come from the generated tables; all ot
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from asl_hooks import syscalls
+from asl_hooks._abi import ctypes
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _long, _int, _ptr, _str, _size = ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
