@@ -80,8 +80,8 @@ def locate(
         except OSError as error:
             if error.errno not in (ENOENT, ELOOP):
                 return Located(os.path.normpath(path), -1, error.errno or EINVAL)
-            if error.errno == ENOENT and (missing := _missing(path)):
-                return Located(missing, -1, ENOENT, True)
+            if error.errno == ENOENT and (missing := _missing(path)) is not None:
+                return missing
         else:
             name = name_of(fd)
             if not name.startswith(b"/proc/"):
@@ -93,27 +93,34 @@ def locate(
     return _walk(path, pid, tid, follow, may_follow)
 
 
-def _missing(path: bytes) -> bytes:
-    """The canonical name of what only lacks its last component; empty where it takes a walk to say so."""
-    folder, _, name = path.rpartition(b"/")
-    if name in (b"", b".", b".."):
-        return b""
-    try:
-        held = linux.openat2(linux.AT_FDCWD, folder + b"/", _OBJECT | os.O_DIRECTORY, 0, linux.RESOLVE_NO_MAGICLINKS)
-    except OSError:
-        return b""
+def _missing(path: bytes) -> Located | None:
+    """What is not there, from the last folder on the way that is; None where it takes a walk to say so."""
+    folder, rest = path, b""
+    while True:
+        folder, _, name = folder.rpartition(b"/")
+        if name in (b"", b".", b".."):
+            return None
+        try:
+            held = linux.openat2(
+                linux.AT_FDCWD, folder + b"/", _OBJECT | os.O_DIRECTORY, 0, linux.RESOLVE_NO_MAGICLINKS
+            )
+            break
+        except FileNotFoundError:
+            rest = b"/" + name + rest
+        except OSError:
+            return None
     try:
         parent = name_of(held)
         if parent.startswith(b"/proc/") or parent.endswith(b" (deleted)"):
-            return b""
+            return None
         readlink(name, dir_fd=held)
     except FileNotFoundError:
-        return parent.rstrip(b"/") + b"/" + name
+        return Located(parent.rstrip(b"/") + b"/" + name + rest, -1, ENOENT, not rest)
     except OSError:
-        pass  # something has come to be there
+        pass
     finally:
         os.close(held)
-    return b""
+    return None  # something has come to be there, or a link leads nowhere
 
 
 def _walk(path: bytes, pid: int, tid: int, follow: bool, may_follow: Callable[[bytes], bool]) -> Located:

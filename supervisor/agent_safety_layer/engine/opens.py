@@ -7,6 +7,7 @@ import select
 import stat
 from errno import EACCES, EBADF, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOSYS, ENOTDIR, ENXIO, EXDEV
 
+from agent_safety_layer.engine.absent import Absent
 from agent_safety_layer.engine.objects import FOLDER, Objects, failing, nameless, signed
 from agent_safety_layer.engine.operation import Injected, Operation
 from agent_safety_layer.engine.plans import open_again
@@ -39,6 +40,7 @@ _FLAG_NAMES = tuple(
     )
 )
 _SYSTEMS = (b"/proc/", b"/sys/")  # what their files tell can depend on who opens them
+_VARYING = (b"/proc/", b"/sys/", b"/dev/")  # what is there changes without a trace, or with who asks
 _SPLICE_F_NONBLOCK = 2
 _IN_DONT_FOLLOW = 0x02000000
 _FLAG_TEXTS = 1024
@@ -65,6 +67,7 @@ class Opens:
     def __init__(self, context: Context, objects: Objects) -> None:
         self._context = context
         self._objects = objects
+        self._absent = Absent()
 
     def open(self, call: Call, process: Process, name: str) -> Operation:
         """open, openat, openat2, creat."""
@@ -92,8 +95,12 @@ class Opens:
         follow = not (flags & os.O_NOFOLLOW or (flags & os.O_CREAT and flags & os.O_EXCL))
         if resolve:
             found = self._resolve_within(call, process, at, dir_fd, flags, resolve)
+        elif not flags & os.O_CREAT and self._absent.still(path):
+            found = Located(path, -1, ENOENT)
         else:
             found = self._objects.locate(path, call, process, follow)
+            if found.errno == ENOENT and found.path == path and not path.startswith(_VARYING):
+                self._absent.note(path)
         canonical = text_of(found.path)
         try:
             if flags & os.O_PATH:  # a name that is held, nothing that can be read: as stat, which nobody judges
