@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import _signal
 import errno
 import itertools
 import os
 import select
-import signal
 import socket
 import struct
 from collections.abc import Callable
@@ -245,7 +245,7 @@ class EgressClient:
             return
         try:
             if not select.select([fd], [], [], END_S)[0]:
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                _signal.pidfd_send_signal(fd, _signal.SIGKILL)
             os.waitid(os.P_PIDFD, fd, os.WEXITED)
         except (ProcessLookupError, ChildProcessError):
             return

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import _signal
 import ctypes
 import os
 import resource
-import signal
 import struct
 
 from asl_hooks import syscalls
@@ -17,7 +17,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def die_with_parent(parent: int) -> None:
     """The kernel kills this process when its parent, whose pid was *parent*, ends."""
-    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    linux.prctl(linux.PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
 
@@ -25,12 +25,12 @@ def die_with_parent(parent: int) -> None:
 def stand_apart(keep: set[int]) -> None:
     """No descriptor but *keep* and standard error is open; the terminal's signals and input do not come here."""
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-    for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGWINCH, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_DFL)
-    signal.set_wakeup_fd(-1)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGPIPE):
+        _signal.signal(number, _signal.SIG_IGN)
+    for number in (_signal.SIGCHLD, _signal.SIGALRM, _signal.SIGWINCH, _signal.SIGUSR1, _signal.SIGUSR2):
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.set_wakeup_fd(-1)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     close_all_but(keep)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)

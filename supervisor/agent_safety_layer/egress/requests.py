@@ -7,10 +7,10 @@ takes a request for a part of a body overlooks it. Sources: RFC 9110, RFC 9112.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent_safety_layer.egress.sniff import Sniffer
 
 LONGEST_HEADER = 65_536
