@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 _SHORT_CMDLINE, _LONGEST_CMDLINE = 8192, 6 << 20
 _SCRIPT_HEAD = 256  # BINPRM_BUF_SIZE
 _MOST_ASKED = 1024
+_SETTLED_S = 2.0  # a file that changed just now may change again within the same tick of its clock
 _SCRIPTS = 5  # scripts that are interpreted by scripts: the kernel gives up with ELOOP
 # ld.so PROGRAM: the loader's own names, and those of its options that take a value.
-_LOADERS = ("ld-linux", "ld-musl-", "ld.so", "ld64.so", "ld-2.")
+_LOADERS = (b"ld-linux", b"ld-musl-", b"ld.so", b"ld64.so", b"ld-2.")
 _LOADER_VALUES = (
     *(b"--library-path", b"--inhibit-rpath", b"--audit", b"--preload", b"--argv0"),
     *(b"--glibc-hwcaps-prepend", b"--glibc-hwcaps-mask"),
@@ -81,13 +82,11 @@ class Execs:
         if found.fd < 0:
             raise OSError(found.errno, "nothing to execute")
         try:
-            there = os.fstat(found.fd)
-            if stat.S_ISLNK(there.st_mode):
-                raise OSError(ELOOP, "a symbolic link")
-            if not stat.S_ISREG(there.st_mode) or not os.access(b"/proc/self/fd/%d" % found.fd, os.X_OK):
-                raise OSError(EACCES, "not executable")
+            look = _look(found.fd)
+            if look not in self._asked:
+                _check_executable(found.fd)
             argv = memory.read_strings(process.mem, args[at + 1]) or [b""]
-            steps = [(found.path, argv), *self._becomes(found, given, argv, call, process)]
+            steps = [(found.path, argv), *self._becomes(found, look, given, argv, call, process)]
         finally:
             os.close(found.fd)
         canonical, spelled = text_of(found.path), text_of(raw)
@@ -107,21 +106,25 @@ class Execs:
         return Operation(event, None, bounded=True)
 
     def _becomes(
-        self, found: Located, given: bytes, argv: list[bytes], call: Call, process: Process
+        self, found: Located, look: tuple[int, ...], given: bytes, argv: list[bytes], call: Call, process: Process
     ) -> list[tuple[bytes, list[bytes]]]:
         """The executables and argvs that the kernel, or ld.so, will make of it one after the other."""
         steps: list[tuple[bytes, list[bytes]]] = []
         held = [found]
         try:
             while len(steps) < _SCRIPTS:
-                interpreter = self._interpreter(held[-1])
+                interpreter = self._interpreter(held[-1].fd, look)
                 if not interpreter:
                     break
                 argv = [*interpreter, given, *argv[1:]]
                 given = interpreter[0]
                 held.append(self._locate(given, call, process))
                 steps.append((held[-1].path, argv))
-            if os.path.basename(text_of(held[-1].path)).startswith(_LOADERS):
+                look = _look(held[-1].fd)
+                if not look:
+                    break
+                _check_executable(held[-1].fd)
+            if held[-1].path.rpartition(b"/")[2].startswith(_LOADERS):
                 words = _after_loader(argv)
                 if words:
                     held.append(self._locate(words[0], call, process))
@@ -132,15 +135,14 @@ class Execs:
                     os.close(extra.fd)
         return steps
 
-    def _interpreter(self, found: Located) -> list[bytes]:
-        if found.fd < 0:
-            return []
-        look = _look(found.fd)
+    def _interpreter(self, held: int, look: tuple[int, ...]) -> list[bytes]:
         asked = self._asked.get(look)
         if asked is None:
-            if len(self._asked) >= _MOST_ASKED:
-                self._asked.clear()
-            asked = self._asked[look] = _interpreter(found.fd)
+            asked = _interpreter(held)
+            if look and look[-1] < (time() - _SETTLED_S) * 1e9:
+                if len(self._asked) >= _MOST_ASKED:
+                    self._asked.clear()
+                self._asked[look] = asked
         return asked
 
     @staticmethod
@@ -344,6 +346,15 @@ def _instead(event: Event, path: str, argv: tuple[str, ...]) -> Event:
 
 def _texts(words: list[bytes]) -> tuple[str, ...]:
     return tuple(text_of(word) for word in words)
+
+
+def _check_executable(held: int) -> None:
+    """``OSError`` as the kernel fails it, for what cannot be executed."""
+    mode = os.fstat(held).st_mode
+    if stat.S_ISLNK(mode):
+        raise OSError(ELOOP, "a symbolic link")
+    if not stat.S_ISREG(mode) or not os.access(b"/proc/self/fd/%d" % held, os.X_OK):
+        raise OSError(EACCES, "not executable")
 
 
 def _interpreter(held: int) -> list[bytes]:

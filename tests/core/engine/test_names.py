@@ -9,6 +9,7 @@ from errno import EACCES, EBADF, EEXIST, EFAULT, EINVAL, EISDIR, ELOOP, ENAMETOO
 
 import pytest
 
+from agent_safety_layer.engine import execs
 from tests.core.engine.scene import AT_FDCWD, Scene, descriptors
 
 R, W, RW = os.O_RDONLY, os.O_WRONLY, os.O_RDWR
@@ -257,11 +258,16 @@ def test_an_exec_is_about_what_runs(scene: Scene, workspace: pathlib.Path) -> No
     assert not scene.recorder.entries
 
 
-def test_a_script_that_has_changed_is_read_anew(scene: Scene, workspace: pathlib.Path) -> None:
+@pytest.mark.parametrize("settled_s", [2.0, -60.0])  # too fresh to be remembered, and remembered
+def test_a_script_that_has_changed_is_read_anew(
+    scene: Scene, workspace: pathlib.Path, monkeypatch: pytest.MonkeyPatch, settled_s: float
+) -> None:
+    monkeypatch.setattr(execs, "_SETTLED_S", settled_s)
     script = workspace / "script"
-    for argument in ("one", "two", "six"):
+    for tick, argument in enumerate(("one", "two", "six")):
         script.write_text(f"#!/bin/echo {argument}\n")
         script.chmod(0o755)
+        os.utime(script, (tick, tick))  # what changes within one tick of the clock has the same time
         for _ in range(2):
             scene.event("execve", "script", scene.argv(b"x"), 0)
             _, runs = scene.process.execs.pop(os.getpid())
@@ -270,4 +276,5 @@ def test_a_script_that_has_changed_is_read_anew(scene: Scene, workspace: pathlib
     scene.event("execve", "script", scene.argv(b"x"), 0)
     assert len(scene.process.execs.pop(os.getpid())) == 1
     script.chmod(0o644)
+    os.utime(script, (9, 9))
     assert scene.make("execve", "script", scene.argv(b"x"), 0) == ("fail", EACCES)
