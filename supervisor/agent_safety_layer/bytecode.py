@@ -22,6 +22,7 @@ from _frozen_importlib_external import (
     SourceFileLoader,
     cache_from_source,
 )
+from _imp import source_hash
 from marshal import dumps, loads
 
 TYPE_CHECKING = False
@@ -81,8 +82,9 @@ class Imports:
 
 
 def file() -> str:
-    """Where the byte code of starts is kept for this interpreter."""
-    return cache_from_source(os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py"))
+    """Where the byte code of starts is kept for this interpreter, which has libraries of its own."""
+    which = source_hash(0, sys.base_exec_prefix.encode(errors="surrogateescape")).hex()
+    return cache_from_source(os.path.join(os.path.dirname(os.path.abspath(__file__)), f"start-{which}.py"))
 
 
 def start(path: str) -> Imports | None:
@@ -136,8 +138,10 @@ def keep(path: str, imports: Imports) -> None:
 
 
 def _maker() -> tuple[object, ...]:
-    """Which interpreter this is, and which of several copies of the packages it has begun to import."""
-    return (MAGIC_NUMBER, *(getattr(sys.modules.get(name), "__file__", None) for name in _OURS))
+    """Which interpreter this is, on which kind of machine, and which of several copies of the packages it has begun to
+    import.
+    """
+    return (MAGIC_NUMBER, os.uname().machine, *(getattr(sys.modules.get(name), "__file__", None) for name in _OURS))
 
 
 def _is_usual(name: str) -> bool:

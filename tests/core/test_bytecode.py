@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from agent_safety_layer import bytecode
+
 PROGRAM = """\
 import sys
 sys.path.insert(0, {root!r})
@@ -161,3 +163,11 @@ def test_a_folder_that_cannot_be_written_is_no_error(package: Package) -> None:
     package.kept = package.root / "none" / "start.pyc"
     assert package.start()[1] == "imported"
     assert package.start()[1] == "imported"
+
+
+def test_interpreters_with_libraries_of_their_own_keep_files_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = bytecode.file()
+    assert ours == bytecode.file()
+    monkeypatch.setattr(sys, "base_exec_prefix", "/elsewhere")
+    assert bytecode.file() != ours
+    assert os.path.dirname(bytecode.file()) == os.path.dirname(ours)
