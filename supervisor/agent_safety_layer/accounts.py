@@ -9,7 +9,6 @@ the whole tree come from the warden and are complete.
 from __future__ import annotations
 
 import os
-from heapq import heappush, heapreplace
 from time import monotonic, time
 
 from asl_hooks import usage
@@ -105,7 +104,7 @@ class Accounts:
         self._memory = memory
         self._living: dict[Process, Account] = {}
         self._silent: dict[int, Account] = {}  # by pid: those that have not made themselves known
-        self._ended: list[tuple[float, int, Account]] = []  # a heap: what has used least is first
+        self._ended: list[tuple[float, int, Account]] = []  # those that used most, and some more
         self._ended_cpu_s = 0.0
         self._count = 0
         self._started = 0.0
@@ -165,11 +164,13 @@ class Accounts:
         account.last_look(time())
         self._ended_cpu_s += sum(account.cpu)
         self._count += 1
-        entry = (sum(account.cpu) + account.peak_bytes / (1 << 40), self._count, account)  # memory decides of the idle
-        if len(self._ended) < LISTED:
-            heappush(self._ended, entry)
-        elif entry > self._ended[0]:
-            heapreplace(self._ended, entry)
+        # Memory decides of the idle.
+        self._ended.append((sum(account.cpu) + account.peak_bytes / (1 << 40), self._count, account))
+        if len(self._ended) > 2 * LISTED:
+            self._ended = self._most()
+
+    def _most(self) -> list[tuple[float, int, Account]]:
+        return sorted(self._ended, reverse=True)[:LISTED]
 
     def last(self, pid: int, cpu: tuple[float, float], read: int, written: int) -> None:
         """What the child had used in the end, by the word of the warden, who waits for it."""
@@ -215,5 +216,5 @@ class Accounts:
 
     def told(self) -> dict[str, object]:
         """For the trace's footer and the report: those that used most, first what used most CPU time."""
-        listed = [account.told() for _, _, account in sorted(self._ended, reverse=True)]
+        listed = [account.told() for _, _, account in self._most()]
         return {"processes": listed, "unlisted": self._count - len(listed), "samples": self.samples}

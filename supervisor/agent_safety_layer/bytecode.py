@@ -37,12 +37,7 @@ _HEAD = 4  # bytes that tell the length
 _MODULE, _PACKAGE, _LIBRARY = range(3)  # a library is a module of machine code
 _OURS = ("agent_safety_layer", "asl_hooks")
 # Python's own that every start imports, where they are not built in.
-_OTHERS = frozenset(
-    (
-        *("_ctypes", "_heapq", "_json", "_sha2", "_sha256", "_struct", "binascii", "fcntl", "heapq", "resource"),
-        *("select", "struct"),
-    )
-)
+_OTHERS = ("_ctypes", "_json", "_sha2", "_sha256", "_struct", "binascii", "fcntl", "resource", "select", "struct")
 _KERNEL = "agent_safety_layer.engine.kernel"
 # What only some starts import, for what their command line, their policies or the command ask for.
 _SELDOM = tuple(

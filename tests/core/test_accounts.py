@@ -58,16 +58,17 @@ def test_those_are_listed_that_used_most() -> None:
     accounts = Accounts(list)
     accounts.start(0.0)
     gone = 1 << 23  # no such process: pids end at 1 << 22
-    everyone = [process(gone + number) for number in range(LISTED + 50)]
+    count = 2 * LISTED + 50
+    everyone = [process(gone + number) for number in range(count)]
     for number, one in enumerate(everyone):
         accounts.new(one)
         accounts.last(one.pid, (float(number), 0.0), 0, 0)
         accounts.gone(one)
     told: Any = accounts.told()
     listed = [account["cpu_user_seconds"] for account in told["processes"]]
-    assert listed == [float(number) for number in range(LISTED + 49, 49, -1)]
-    assert told["unlisted"] == 50
-    assert accounts.cpu_s == sum(range(LISTED + 50))
+    assert listed == [float(number) for number in range(count - 1, LISTED + 49, -1)]
+    assert told["unlisted"] == count - LISTED
+    assert accounts.cpu_s == sum(range(count))
 
 
 def test_samples_are_thinned_and_cover_the_run() -> None:

@@ -111,14 +111,14 @@ def test_what_every_start_takes_from_python_itself_is_in_it(package: Package) ->
     """Modules of machine code by their place only; a program that has one built in finds it where it is."""
     first = package.folder / "first.py"
     first.write_text(
-        "import heapq, _heapq\nfrom agent_safety_layer import outer\n"
-        "where = (heapq.__file__, getattr(_heapq, '__file__', 'built in'), heapq.heappush is _heapq.heappush)\n"
+        "import struct, _struct\nfrom agent_safety_layer import outer\n"
+        "where = (struct.__file__, getattr(_struct, '__file__', 'built in'), struct.pack is _struct.pack)\n"
         "NAME = ascii(where).replace(' ', '')\n"
     )
     said, how = package.start()
     assert how == "imported"
     assert said[0].endswith("True)")
-    assert b"heapq.py" in package.kept.read_bytes()
+    assert b"struct.py" in package.kept.read_bytes()
     assert package.start() == (said, "kept")
 
 
