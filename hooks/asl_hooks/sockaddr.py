@@ -47,7 +47,8 @@ def parse(raw: bytes) -> Address:
     if family == AF_INET or (family == AF_UNSPEC and len(raw) >= 16):
         if len(raw) < 8:
             raise ValueError("a short IPv4 address")
-        return Address(family, inet_ntop(AF_INET, raw[4:8]), int.from_bytes(raw[2:4], "big"))
+        a, b, c, d = raw[4:8]
+        return Address(family, f"{a}.{b}.{c}.{d}", int.from_bytes(raw[2:4], "big"))
     if family == AF_INET6:
         if len(raw) < 24:
             raise ValueError("a short IPv6 address")

@@ -97,7 +97,7 @@ def _is_there(bound: Bound, proto: str, ip: str, port: int) -> bool:
     except OSError:
         return False
     try:
-        if os.fstat(fd).st_ino != bound.inode or (proto == "tcp" and not sockets.option(fd, sockets.SO_ACCEPTCONN)):
+        if os.fstat(fd).st_ino != bound.inode or (proto == "tcp" and sockets.options(fd, sockets.SO_ACCEPTCONN) == [0]):
             return False
         at = sockets.name_of(fd)
         return (at.ip, at.port) == (ip, port)

@@ -24,7 +24,7 @@ from asl_hooks import memory, sockaddr
 from asl_hooks._abi import linux
 from asl_hooks.identity import Being
 from asl_hooks.paths import base_of, locate, split
-from asl_hooks.sockets import SO_DOMAIN, SO_TYPE, SOL_SOCKET, check, name_of, option
+from asl_hooks.sockets import SO_DOMAIN, SO_TYPE, SOL_SOCKET, check, name_of, options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class Network:
         """A copy of the tracee's socket, its domain and type. ``OSError(ENOTSOCK)`` for anything else."""
         held = self._context.copy_descriptor(call, fd)
         try:
-            return held, option(held, SO_DOMAIN), option(held, SO_TYPE)
+            domain, type_ = options(held, SO_DOMAIN, SO_TYPE)
+            return held, domain, type_
         except BaseException:
             os.close(held)
             raise
