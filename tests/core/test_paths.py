@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from asl_hooks.paths import Located, _walk, base_of, locate, name_of, split
+from asl_hooks.paths import Located, _walk, base_of, locate, name_of, several_named, split
 
 ME = os.getpid()
 NAMES = ("a", "b", "c", "d")
@@ -195,3 +195,20 @@ def test_a_descriptor_knows_its_name(tmp_path: pathlib.Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     assert name_of(fd) == os.fsencode(os.path.realpath(tmp_path))
     os.close(fd)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_files_with_several_names_are_found_also_where_faccessat2_is_refused(
+    refused: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    names = [tmp_path / "one", folder / "two", tmp_path / "alone", folder / "link"]
+    names[0].touch()
+    names[1].hardlink_to(names[0])
+    names[2].touch()
+    names[3].symlink_to(names[0])
+    if refused:
+        monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    asked = [str(path) for path in (names[0], folder, names[2], names[3], tmp_path / "missing")]
+    assert [path for path, _ in several_named(asked)] == [str(names[0]), str(names[1])]
