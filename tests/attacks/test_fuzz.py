@@ -31,7 +31,8 @@ until = time.monotonic() + float(sys.argv[2]); n = 0
 while time.monotonic() < until:
     name = rng.choice(names)
     args = [rng.choice(words + fds * 3) if rng.random() < 0.9 else rng.getrandbits(64) for _ in range(6)]
-    if name in ("open", "openat", "openat2"): args[2 if name == "openat" else 1] = rng.getrandbits(24) | os.O_NONBLOCK
+    flags = rng.getrandbits(rng.choice((24, 32, 64))) | os.O_NONBLOCK
+    if name in ("open", "openat", "openat2"): args[2 if name == "openat" else 1] = flags
     if name == "execve" or name == "execveat": continue
     if "send" in name: args[2 if name == "sendmsg" else 3] = os.MSG_DONTWAIT if hasattr(os, "MSG_DONTWAIT") else 0x40
     raw(ctypes.c_long(numbers[name]), *map(ctypes.c_ulong, args)); n += 1

@@ -7,13 +7,13 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from errno import EINTR, EXDEV
 
 import pytest
 
-from asl_hooks import bpf, filters, syscalls
+from asl_hooks import bpf, filters, syscalls, warden
 from asl_hooks.backend import Call
 from asl_hooks.launch import Launched, LaunchSpec, launch
 from asl_hooks.notify import Listener
@@ -99,3 +99,56 @@ def test_a_signal_ends_a_call_only_before_it_is_received() -> None:
         while pending(call.tid) and time.monotonic() < until:
             pass
         assert received(listener).args[at] == EINTR
+
+
+# A thread looks at its own affinity after each open; it exits with 1 when that is not what it set.
+OPENS = """
+import os
+every = os.sched_getaffinity(0)
+for mine in (every, {max(every)}, {min(every)}, every):
+    os.sched_setaffinity(0, mine)
+    for _ in range(20):
+        os.close(os.open("/etc/passwd", os.O_RDONLY))
+        if os.sched_getaffinity(0) != mine:
+            os._exit(1)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="needs two CPUs")
+def test_a_thread_that_is_kept_near_for_a_moment_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = []
+    real = os.sched_setaffinity
+
+    def bind(tid: int, cpus: Iterable[int]) -> None:
+        real(tid, cpus)
+        bound.append((tid, os.sched_getaffinity(tid)))
+
+    every = os.sched_getaffinity(0)
+    with listening((sys.executable, "-I", "-S", "-c", OPENS), "open") as (launched, listener):
+        monkeypatch.setattr(os, "sched_setaffinity", bind)
+        os.write(launched.go, b"g")
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        poll.register(launched.pidfd, select.POLLIN)
+        opened = 0
+        while all(fd != launched.pidfd for fd, _ in poll.poll(20_000)):
+            call = listener.receive()
+            if call is None:
+                continue
+            with open(f"/proc/{call.tid}/mem", "rb", buffering=0) as mem:
+                mem.seek(call.args[1])
+                path = mem.read(256).partition(b"\0")[0]
+            if path != b"/etc/passwd":
+                assert listener.proceed(call)
+                continue
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            assert listener.inject(call, fd, True)
+            os.close(fd)
+            opened += 1
+        assert opened == 80
+        assert len(bound) >= 2
+        assert all(len(cpus) == 1 for _, cpus in bound[::2])
+        assert {frozenset(cpus) for _, cpus in bound[1::2]} <= {frozenset(every), *(frozenset({c}) for c in every)}
+        status = warden.STATUS.unpack(os.read(launched.status, warden.STATUS.size))[0]
+        assert status == 0

@@ -16,7 +16,7 @@ import os
 import select
 from _collections import deque
 from _functools import partial
-from errno import EACCES, EAGAIN, EPERM
+from errno import EACCES, EAGAIN, EINVAL, EPERM
 from time import time
 
 from agent_safety_layer.engine.answers import ALLOWED, Answers, Stopped
@@ -314,6 +314,9 @@ class Engine:
                 operation = describe(call, process)
         except OSError as error:
             self._backend.fail(call, error.errno or EPERM)
+            return
+        except (ValueError, OverflowError):  # an argument that Python's wrappers refuse
+            self._backend.fail(call, EINVAL)
             return
         self.answers.judge(stopped, operation)
 

@@ -30,6 +30,7 @@ _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _TMPFILE = os.O_TMPFILE & ~os.O_DIRECTORY
 REOPEN = ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC)
 _ODD = os.O_PATH | os.O_DIRECTORY | _TMPFILE  # flags that not every other goes with
+FLAGS = 0x7FFFFFFF  # an int's; open and openat ignore those that they do not know, the sign among them
 _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # what openat(2) leaves of flags with O_PATH
 
 _FLAG_NAMES = tuple(
@@ -74,9 +75,9 @@ class Opens:
         args = call.args
         resolve = 0
         if name == "openat":
-            dir_fd, at, flags, mode = signed(args[0]), 1, args[2] & 0xFFFFFFFF, args[3] & 0o7777
+            dir_fd, at, flags, mode = signed(args[0]), 1, args[2] & FLAGS, args[3] & 0o7777
         elif name == "open":
-            dir_fd, at, flags, mode = linux.AT_FDCWD, 0, args[1] & 0xFFFFFFFF, args[2] & 0o7777
+            dir_fd, at, flags, mode = linux.AT_FDCWD, 0, args[1] & FLAGS, args[2] & 0o7777
         elif name == "creat":
             dir_fd, at, flags, mode = linux.AT_FDCWD, 0, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, args[1] & 0o7777
         else:

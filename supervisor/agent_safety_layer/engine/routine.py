@@ -20,7 +20,7 @@ from _functools import partial
 from errno import ELOOP, ENOENT
 
 from agent_safety_layer.engine.objects import FOLDER, signed
-from agent_safety_layer.engine.opens import REOPEN, flags_text
+from agent_safety_layer.engine.opens import FLAGS, REOPEN, flags_text
 from agent_safety_layer.events import ALLOW, AUDIT, text_of
 from asl_hooks import memory, syscalls
 from asl_hooks._abi import linux
@@ -118,14 +118,14 @@ class Routine:
             if b"/proc" in path:
                 return False
             way(stopped, path, args[path_at + 1 :])
-        except (NotRoutine, OSError):
+        except (NotRoutine, OSError, ValueError, OverflowError):
             return False  # whatever it was, it comes up again where it is dealt with
         return True
 
     # -- the calls: each gets its path, absolute, and the arguments that come after it -------------------------------
 
     def _open(self, stopped: Stopped, path: bytes, rest: tuple[int, ...]) -> None:
-        flags, mode = rest[0] & 0xFFFFFFFF, rest[1] & 0o7777
+        flags, mode = rest[0] & FLAGS, rest[1] & 0o7777
         if flags & _UNUSUAL or flags & _CONTRARY == _CONTRARY:
             raise NotRoutine
         if not flags & os.O_CREAT:
