@@ -27,6 +27,8 @@ _RESP = struct.Struct("=Qqi I")  # seccomp_notif_resp: id val error flags
 _ADDFD = struct.Struct("=QIIII")  # seccomp_notif_addfd: id flags srcfd newfd newfd_flags
 _ID = struct.Struct("=Q")
 _PATIENCE_S = 0.5
+_FAR_S = 20e-6  # so long only a wake-up of an idle CPU takes
+_FAR_CALLS = 32
 _CONTINUE = linux.SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _new: Any = tuple.__new__  # makes a Call from its fields in a third of the time that Call(...) takes
 _ZERO = bytes(_NOTIF.size)
@@ -53,7 +55,7 @@ class Listener:
         self._resp = bytearray(_RESP.size)
         self._addfd = bytearray(_ADDFD.size)
         self._latest = 0  # thread that a descriptor was installed for
-        self._places = len(os.sched_getaffinity(0)) > 1
+        self._far = 0  # how many more times it is to be kept near for that
         try:
             ioctl(fd, linux.SECCOMP_IOCTL_NOTIF_SET_FLAGS, linux.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
         except OSError:
@@ -161,13 +163,18 @@ class Listener:
     def _install(self, tid: int) -> int:
         """The number that the prepared descriptor got. The tracee has to run for that.
 
-        Woken on another, idle CPU it would take twice as long as everything else here. So where one thread makes call
-        after call, it is bound to this CPU, which is idle while it installs the descriptor; and unbound before it goes
-        on to code of its own.
+        Woken on another, idle CPU it takes twice as long as everything else here. Where that is seen, and one thread
+        makes call after call, it is bound to this CPU, which is idle while it installs the descriptor, and unbound
+        before it goes on to code of its own.
         """
-        near, self._latest = self._places and tid == self._latest, tid
-        if not near:
-            return self._add()
+        if tid != self._latest:
+            self._latest, self._far = tid, 0
+        if not self._far:
+            began = monotonic()
+            installed = self._add()
+            self._far = _FAR_CALLS if monotonic() - began > _FAR_S else 0
+            return installed
+        self._far -= 1
         here = _cpu()
         try:
             cpus = os.sched_getaffinity(tid)
