@@ -213,7 +213,7 @@ class Guarded:
         """What the policy says of a name, or of a checked address. What a person allowed at the call holds here too."""
         view = self._view
         event = Event(
-            question.kind, host=question.host, ip=question.ip, port=question.port, proto=question.proto, time=view.now
+            question.kind, host=question.host, ip=question.ip, port=question.port, proto=question.proto, time=view.clock()
         )
         decision = view.decide_enforced(event)
         if self._custom is None or decision.action == BLOCK:
