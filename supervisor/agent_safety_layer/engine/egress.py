@@ -212,9 +212,8 @@ class Guarded:
     def _judge(self, question: Ask) -> Decision | None:
         """What the policy says of a name, or of a checked address. What a person allowed at the call holds here too."""
         view = self._view
-        event = Event(
-            question.kind, host=question.host, ip=question.ip, port=question.port, proto=question.proto, time=view.clock()
-        )
+        host, ip, port, proto = question.host, question.ip, question.port, question.proto
+        event = Event(question.kind, host=host, ip=ip, port=port, proto=proto, time=view.clock())
         decision = view.decide_enforced(event)
         if self._custom is None or decision.action == BLOCK:
             return self._answered(question, event, decision, None)
