@@ -114,16 +114,20 @@ def end_tree() -> None:
             return
 
 
-def end_strays(collect: Callable[[], None] = lambda: None) -> None:
-    """Kill and reap what a dead warden left to this process: its children, and theirs, under more seccomp filters
-    than this process is. Other children are left alone. Postcondition: there are no such children.
+def end_strays(dying: int, collect: Callable[[], None] = lambda: None) -> None:
+    """Kill and reap what the *dying* warden leaves to this process: its children, and theirs, under more seccomp
+    filters than this process is. Other children are left alone. Postcondition: there are no such children; the warden
+    is dead, and still to be reaped.
 
     *collect* takes what has become of those that this process traces: they cannot be reaped as children before that.
     """
+    os.waitid(os.P_PID, dying, os.WEXITED | os.WNOWAIT)  # its pipes close before its children are left to us
     me = os.getpid()
     own = _filters(me)
     while True:
-        strays = [pid for pid in _children(me) if _filters(pid) > own]
+        strays: list[int] = []
+        for children in (_children, _children_by_scan):  # the first can miss one whose sibling exits meanwhile
+            strays = strays or [pid for pid in children(me) if _filters(pid) > own]
         if not strays:
             return
         for pid in strays:
@@ -142,6 +146,10 @@ def end_strays(collect: Callable[[], None] = lambda: None) -> None:
 def parent_of(pid: int) -> int:
     """The parent of process *pid*; 0 when it has gone."""
     return _field(pid, b"PPid:")
+
+
+def _children_by_scan(pid: int) -> list[int]:
+    return [child for child in _descendants_by_scan(pid) if parent_of(child) == pid]
 
 
 def _children(pid: int) -> list[int]:

@@ -310,7 +310,7 @@ class Tree:
             self._used = tuple(used)
             said = not pid
         if not said:  # it was killed
-            warden.end_strays(self._engine.collect)
+            warden.end_strays(launched.warden, self._engine.collect)
         for fd in (launched.control, launched.status, launched.pidfd):
             os.close(fd)
         if self._output is not None:
