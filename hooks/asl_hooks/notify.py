@@ -8,7 +8,6 @@ waking an idle one.
 from __future__ import annotations
 
 import _signal
-import ctypes
 import os
 import struct
 from errno import EBADF, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOENT
@@ -32,7 +31,6 @@ _FAR_CALLS = 32
 _CONTINUE = linux.SECCOMP_USER_NOTIF_FLAG_CONTINUE
 _new: Any = tuple.__new__  # makes a Call from its fields in a third of the time that Call(...) takes
 _ZERO = bytes(_NOTIF.size)
-_cpu: Any = ctypes.PyDLL(None)["sched_getcpu"]
 _RECV, _SEND, _ADD, _VALID = (
     linux.SECCOMP_IOCTL_NOTIF_RECV,
     linux.SECCOMP_IOCTL_NOTIF_SEND,
@@ -175,7 +173,7 @@ class Listener:
             self._far = _FAR_CALLS if monotonic() - began > _FAR_S else 0
             return installed
         self._far -= 1
-        here = _cpu()
+        here = linux.sched_getcpu()
         try:
             cpus = os.sched_getaffinity(tid)
             if here not in cpus:

@@ -80,7 +80,9 @@ ptrace = bind("ptrace", _long, _long, _ptr, _ptr)
 # The same for what is asked at every stop, in a third of the time: no conversion of arguments (the first two fit a C
 # int, the others are ``c_void_p``), and the GIL is kept, as requests on a stopped task wait for nothing. After -1 the
 # same again with ``ptrace`` says why.
-ptrace_fast: Any = ctypes.PyDLL(None)["ptrace"]
+_python = ctypes.PyDLL(None)
+ptrace_fast: Any = _python["ptrace"]
+sched_getcpu: Any = _python["sched_getcpu"]
 NULL = _ptr(0)
 close_range = bind("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 linkat = bind("linkat", _int, _str, _int, _str, _int)
