@@ -216,3 +216,15 @@ def test_what_is_routine_is_done_and_told_as_what_is_not(tmp_path: pathlib.Path,
         opened = {e["flags"].split("|")[0] for e in routine.events("file.write") if e["decision"].get("rule") == "both"}
         assert opened == {"O_RDWR"}
         assert all(path.endswith(".conf") for path in warned)
+
+
+def test_a_rule_that_looks_at_more_than_the_path_is_asked_about_each_name(tmp_path: pathlib.Path) -> None:
+    rule = 'rules:\n  - {name: r, on: [file.read], path: "**", match: "[.]conf", action: block}\n'
+    (tmp_path / "ws").mkdir()
+    for name in ("plain", "a.conf"):
+        (tmp_path / "ws" / name).write_text(name)
+    tried = "cat plain plain; cat a.conf"
+    result = run(["sh", "-c", tried], tmp_path, policy=OPEN + rule)
+    assert result.out == "plainplain"
+    assert [event["path"] for event in result.blocked()] == [str(tmp_path / "ws" / "a.conf")]
+    assert run(["sh", "-c", tried], tmp_path, policy=OPEN).out == "plainplaina.conf"

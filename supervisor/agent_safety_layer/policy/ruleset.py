@@ -93,10 +93,11 @@ class Matcher:
 class _KindRules:
     """The rules about one kind of event. Those that could fit are looked up, then checked in full."""
 
-    __slots__ = ("_anyhow", "_by_path", "_patterns", "_set_rules")
+    __slots__ = ("_anyhow", "_by_path", "_closer", "_patterns", "_set_rules")
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._by_path: PathIndex[tuple[Rule, Matcher]] = PathIndex()
+        self._closer: PathIndex[bool] = PathIndex()  # the paths of rules that look at more than the path
         self._anyhow: list[tuple[Rule, Matcher]] = []
         self._set_rules: list[tuple[Rule, Matcher]] = []
         for rule in rules:
@@ -104,6 +105,8 @@ class _KindRules:
             if condition.path is not None:
                 for form in condition.path.forms:
                     self._by_path.add(form, (rule, Matcher(condition)))
+                    if condition.match or condition.argv or condition.host:
+                        self._closer.add(form, True)
             elif condition.match:
                 # The set has matched the pattern already when one of these becomes a candidate.
                 rest = Condition(condition.on, None, condition.host, condition.argv)
@@ -114,7 +117,9 @@ class _KindRules:
 
     def alive(self, folder: str) -> list[Any] | None:
         """The nodes from which a name in *folder* could match one of the paths; None where rules go by more."""
-        return None if self._anyhow or self._set_rules else self._by_path.alive(folder)
+        if self._anyhow or self._set_rules or self._closer.find(folder):
+            return None
+        return self._by_path.alive(folder)
 
     def strictest(self, event: Event, state: State) -> Decision | None:
         """The strictest action of the rules that hold, or None when none does."""
