@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -296,8 +299,9 @@ def test_a_queue_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_lineage() -> None:
-    import os
-
-    chain = lineage_of(os.getpid(), warden=1)
-    assert [each["pid"] for each in chain[:2]] == [os.getpid(), os.getppid()]
-    assert chain[0]["argv"] and lineage_of(os.getpid(), warden=os.getpid()) == []
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with child:
+        chain = lineage_of(child.pid, warden=os.getppid())
+        assert [each["pid"] for each in chain] == [child.pid, os.getpid()]
+        assert chain[0]["argv"] and lineage_of(child.pid, warden=child.pid) == []
+        child.communicate(b"\n")
