@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import stat
 from _functools import partial
-from errno import ELOOP, ENOENT
+from errno import EEXIST, ELOOP, ENOENT
 
 from agent_safety_layer.engine.objects import FOLDER, signed
 from agent_safety_layer.engine.opens import FLAGS, REOPEN, flags_text
@@ -53,14 +53,16 @@ _WINDING = (b"/", b"/.", b"/..")
 
 
 class Verdict:
-    """What the policy says to events of one kind, opens for reading and writing apart, about the files in one folder
-    that no pattern is about: a decision, numbered, once there was such a file. ``about`` finds the others.
+    """What the policy says to events of one kind, opens for reading and writing apart, about the files that no pattern
+    is about, in folders that are alike: a decision, numbered, once there was such a file. ``about`` finds the others.
+    ``bounded`` tells whether the kernel bounds such events there.
     """
 
-    __slots__ = ("about", "decision", "number")
+    __slots__ = ("about", "bounded", "decision", "number")
 
-    def __init__(self, varying: Varying) -> None:
+    def __init__(self, varying: Varying, bounded: bool) -> None:
         self.about = varying.about
+        self.bounded = bounded
         self.decision: Decision | None = None
         self.number = -1
 
@@ -80,7 +82,8 @@ class Routine:
         self._recorder = recorder
         self._plans = plans
         self._objects = objects
-        self._verdicts: dict[tuple[str, bool, bytes], Verdict | None] = {}
+        self.verdicts: dict[tuple[str, bool, bytes], Verdict | None] = {}
+        self._alike: dict[tuple[str, bool, bool, Varying], Verdict] = {}
         self._numbers: dict[Decision, int] = {}
         # How each call is served, and where it has its folder descriptor (or -1) and its path.
         self._ways: dict[int, tuple[Callable[[Stopped, bytes, tuple[int, ...]], None], int, int]] = {}
@@ -90,6 +93,7 @@ class Routine:
                 ("openat", self._open, 0, 1),
                 ("mkdir", self._mkdir, -1, 0),
                 ("mkdirat", self._mkdir, 0, 1),
+                ("rmdir", self._rmdir, -1, 0),
                 ("unlink", self._unlink, -1, 0),
                 ("unlinkat", self._unlinkat, 0, 1),
                 ("chmod", self._chmod, -1, 0),
@@ -147,8 +151,8 @@ class Routine:
                 kind, again = "file.list", name + b"/"
             else:
                 raise NotRoutine
-            body, slot = self._framed(stopped, kind, name, path, flags, mode)
-            if self._bounded(name.decode(), flags if writes else -1):
+            body, slot, bounded = self._framed(stopped, kind, name, path, flags, mode)
+            if bounded:
                 self._go_on(stopped, path, body, slot)
                 return
             opened = os.open(b"/proc/self/fd/%d" % held, flags & REOPEN | os.O_CLOEXEC | os.O_NOCTTY)
@@ -162,9 +166,9 @@ class Routine:
         parent, above, last = _parent(path)
         try:
             name = above + b"/" + last
-            body, slot = self._framed(stopped, "file.create", name, path, flags, mode)
-            if self._bounded(name.decode(), flags):
-                if _is_there(parent, last):
+            body, slot, bounded = self._framed(stopped, "file.create", name, path, flags, mode)
+            if bounded:
+                if _mode_of(parent, last):
                     return False
                 self._go_on(stopped, path, body, slot)
                 return True
@@ -182,11 +186,12 @@ class Routine:
         mode = rest[0] & 0o7777
         parent, above, last = _parent(path)
         try:
-            body, slot = self._framed(stopped, "file.create", above + b"/" + last, path, mode=mode)
-            if _is_there(parent, last):
-                raise NotRoutine
+            if _mode_of(parent, last):
+                self._backend.fail(stopped.call, EEXIST)  # before anybody asks whether one may
+                return
+            body, slot, bounded = self._framed(stopped, "file.create", above + b"/" + last, path, mode=mode)
             self._plans.epoch += 1  # it may have been a file that was opened
-            if self._view.writes_bounded(above.decode()):
+            if bounded:
                 self._go_on(stopped, path, body, slot)
                 return
             self._objects.as_creator(stopped.process)
@@ -195,23 +200,35 @@ class Routine:
         finally:
             os.close(parent)
 
+    def _rmdir(self, stopped: Stopped, path: bytes, _rest: tuple[int, ...]) -> None:
+        parent, above, last = _parent(path)
+        try:
+            if not stat.S_ISDIR(_mode_of(parent, last)):
+                raise NotRoutine
+            body, slot, bounded = self._framed(stopped, "file.delete", above + b"/" + last, path)
+            self._plans.epoch += 1  # a file may take its place
+            if bounded:
+                self._go_on(stopped, path, body, slot)
+                return
+            os.rmdir(last, dir_fd=parent)
+            self._succeed(stopped, body, slot)
+        finally:
+            os.close(parent)
+
     def _unlinkat(self, stopped: Stopped, path: bytes, rest: tuple[int, ...]) -> None:
-        if rest[0] & 0xFFFFFFFF:
-            raise NotRoutine  # a folder
-        self._unlink(stopped, path, rest)
+        flags = rest[0] & 0xFFFFFFFF
+        if flags & ~linux.AT_REMOVEDIR:
+            raise NotRoutine
+        (self._rmdir if flags else self._unlink)(stopped, path, rest)
 
     def _unlink(self, stopped: Stopped, path: bytes, _rest: tuple[int, ...]) -> None:
         parent, above, last = _parent(path)
         try:
-            there = True
-            try:
-                # Without a link the paths of others lead elsewhere.
-                if not stat.S_ISREG(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
-                    raise NotRoutine
-            except FileNotFoundError:
-                there = False
-            body, slot = self._framed(stopped, "file.delete", above + b"/" + last, path)
-            if self._view.writes_bounded(above.decode()):
+            there = _mode_of(parent, last)
+            if there and not stat.S_ISREG(there):
+                raise NotRoutine  # without a link the paths of others lead elsewhere
+            body, slot, bounded = self._framed(stopped, "file.delete", above + b"/" + last, path)
+            if bounded:
                 self._go_on(stopped, path, body, slot)
             elif there:
                 os.unlink(last, dir_fd=parent)
@@ -242,20 +259,13 @@ class Routine:
             there = os.fstat(held)
             if not stat.S_ISDIR(there.st_mode) and not _is_plain(there):
                 raise NotRoutine
-            body, slot = self._framed(stopped, "file.meta", name, path, mode=mode)
+            body, slot, _ = self._framed(stopped, "file.meta", name, path, mode=mode)
             act(b"/proc/self/fd/%d" % held)
             self._succeed(stopped, body, slot)
         finally:
             os.close(held)
 
     # -- what they have in common --------------------------------------------------------------------------------------
-
-    def _bounded(self, name: str, flags: int) -> bool:
-        """Whether the kernel bounds an open for writing with these *flags*, or for reading where there are none."""
-        view = self._view
-        if flags == -1:
-            return view.reads_bounded(name)
-        return view.writes_bounded(name) and (flags & _ACCESS != os.O_RDWR or view.reads_bounded(name))
 
     def _go_on(self, stopped: Stopped, path: bytes, body: bytes, slot: Slot) -> None:
         told = partial(self._recorder.repeat, body, slot, stopped.started) if self._tells else None
@@ -279,9 +289,9 @@ class Routine:
 
     def _framed(
         self, stopped: Stopped, kind: str, name: bytes, path: bytes, flags: int = -1, mode: int = -1
-    ) -> tuple[bytes, Slot]:
-        """The trace line's body of an event about *name*, which was spelled *path*, and its count. ``NotRoutine`` when
-        the policy may have something of its own to say about it.
+    ) -> tuple[bytes, Slot, bool]:
+        """The trace line's body of an event about *name*, which was spelled *path*, its count, and whether the kernel
+        bounds it. ``NotRoutine`` when the policy may have something of its own to say about it.
         """
         folder, _, last = name.rpartition(b"/")
         if folder in (b"", b"/") or name[-10:] == b" (deleted)" or name.translate(None, _PLAIN):
@@ -289,11 +299,11 @@ class Routine:
         text = name.decode()
         if is_special(text) or text.startswith(_SYSTEM):
             raise NotRoutine
-        both = flags & _ACCESS == os.O_RDWR and kind == "file.write"
+        both = flags & _ACCESS == os.O_RDWR and kind in ("file.write", "file.create")
         try:
-            verdict = self._verdicts[kind, both, folder]
+            verdict = self.verdicts[kind, both, folder]
         except KeyError:
-            verdict = self._verdict(kind, both, folder)
+            verdict = self.verdict(kind, both, folder)
         if verdict is None or verdict.about(last.decode()):
             raise NotRoutine
         call, process = stopped.call, stopped.process
@@ -309,7 +319,7 @@ class Routine:
             if decision is None:
                 decision = self._view.decide(event)
                 if decision.action not in (ALLOW, AUDIT):
-                    self._verdicts[kind, both, folder] = None
+                    self.verdicts[kind, both, folder] = None
                     raise NotRoutine
                 verdict.decision = decision
                 verdict.number = self._numbers.setdefault(decision, len(self._numbers))
@@ -319,21 +329,37 @@ class Routine:
             frame = process.cache[key] = self._recorder.frame(event, decision)
         head, tail, slot = frame
         if not head:
-            return b"", slot
+            return b"", slot, verdict.bounded
         if path == name:
-            return b"%b%b%b" % (head, name, tail), slot
+            return b"%b%b%b" % (head, name, tail), slot, verdict.bounded
         if path.translate(None, _PLAIN):
             raise NotRoutine
-        return b'%b%b","spelled":"%b%b' % (head, name, path, tail), slot
+        return b'%b%b","spelled":"%b%b' % (head, name, path, tail), slot, verdict.bounded
 
-    def _verdict(self, kind: str, both: bool, folder: bytes) -> Verdict | None:
+    def verdict(self, kind: str, both: bool, folder: bytes) -> Verdict | None:
+        """What there is to say in *folder*, from now on in ``verdicts``; None where nothing is routine."""
         from agent_safety_layer.policy import varying
 
-        found = varying(self._view.policy, kind, text_of(folder))
-        if len(self._verdicts) >= _FOLDERS:
-            self._verdicts.clear()
-        verdict = self._verdicts[kind, both, folder] = None if found is None else Verdict(found)
+        path = text_of(folder)
+        found = varying(self._view.policy, kind, path)
+        verdict = None
+        if found is not None:
+            key = kind, both, self._bounded(kind, both, path), found
+            verdict = self._alike.get(key)
+            if verdict is None:
+                if len(self._alike) >= _FOLDERS:
+                    self._alike.clear()
+                verdict = self._alike[key] = Verdict(found, key[2])
+        if len(self.verdicts) >= _FOLDERS:
+            self.verdicts.clear()
+        self.verdicts[kind, both, folder] = verdict
         return verdict
+
+    def _bounded(self, kind: str, both: bool, folder: str) -> bool:
+        reads, writes = self._view.reads_bounded, self._view.writes_bounded
+        if kind in ("file.read", "file.list"):
+            return reads(folder)
+        return kind != "file.meta" and writes(folder) and (not both or reads(folder))
 
 
 def _is_plain(there: os.stat_result) -> bool:
@@ -366,9 +392,9 @@ def _hold(path: bytes, how: int) -> tuple[int, bytes]:
         raise
 
 
-def _is_there(parent: int, name: bytes) -> bool:
+def _mode_of(parent: int, name: bytes) -> int:
+    """Type and permissions of what is there, 0 for nothing."""
     try:
-        os.stat(name, dir_fd=parent, follow_symlinks=False)
+        return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
     except FileNotFoundError:
-        return False
-    return True
+        return 0

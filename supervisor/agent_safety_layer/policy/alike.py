@@ -1,12 +1,14 @@
 """Where a name makes a difference: which names in a folder some pattern of a policy could be about.
 
 All other names there are alike to the policy: it decides the same about events of one kind on any of them. So one
-decision stands for as many files as the folder has.
+decision stands for as many files as the folder has, and for all folders that the same patterns cover.
 """
 
 from __future__ import annotations
 
 from agent_safety_layer.policy.decision import judge_of
+
+_MOST = 1024
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 
 class Varying:
-    """The names in one folder that patterns could be about."""
+    """The names in a folder that patterns could be about. Folders with the same one (the same object, that is) are
+    alike, too: what the policy says to one kind of event on another name in the one, it says in the other.
+    """
 
     __slots__ = ("_globs", "_heads", "_names", "_tails")
 
@@ -44,13 +48,23 @@ def varying(policy: Policy, kind: str, folder: str) -> Varying | None:
 
     Not for ``/dev`` and ``/proc``, whose names stand for more than files, nor for policies with a memory.
     """
+    judge = judge_of(policy)
     nodes: list[Node[Any]] = []
-    for layer in judge_of(policy).layers:
-        if layer.files is not None:
-            nodes += layer.files.alive(folder)
+    seen: list[int] = []  # what covers the folder, and what could go on from there
+    for layer in judge.layers:
+        walks = [] if layer.files is None else layer.files.walks(folder)
         if layer.rules is not None:
-            alive = layer.rules.alive(kind, folder)
-            if alive is None:
+            walk = layer.rules.walk(kind, folder)
+            if walk is None:
                 return None
+            walks.append(walk)
+        for covering, alive in walks:
             nodes += alive
-    return Varying(nodes)
+            seen += (*map(id, covering), 0, *map(id, alive), 0)
+    key = kind, *seen
+    found = judge.alike.get(key)
+    if found is None:
+        if len(judge.alike) >= _MOST:
+            judge.alike.clear()
+        found = judge.alike[key] = Varying(nodes)
+    return found

@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent_safety_layer.policy.alike import Varying
     from agent_safety_layer.policy.network import NetworkJudge
     from agent_safety_layer.policy.ruleset import RuleSet
     from agent_safety_layer.policy.state import State
@@ -47,12 +48,13 @@ def judge_of(policy: Policy) -> Judge:
 class Judge:
     """A policy made ready: for each kind of event, what has something to say about it."""
 
-    __slots__ = ("_answers", "layers", "triggers")
+    __slots__ = ("_answers", "alike", "layers", "triggers")
 
     def __init__(self, policy: Policy) -> None:
         self.layers = tuple(LayerJudge(layer) for layer in policy.layers)
         self.triggers = tuple(trigger for layer in self.layers if layer.rules for trigger in layer.rules.triggers)
         self._answers: dict[str, tuple[Answer, ...]] = {}
+        self.alike: dict[tuple[object, ...], Varying] = {}  # see alike.varying
 
     def decide(self, state: State, event: Event) -> Decision:
         """The strictest answer."""

@@ -161,9 +161,9 @@ class FilesJudge:
                 return Decision(BLOCK if link or node is literal else WARN, "files.protect", entry.origin, reason)
         return None
 
-    def alive(self, folder: str) -> list[Node[Item]]:
-        """The nodes from which a name in *folder* could match something more."""
-        return self.index.alive(folder) + (self._alone.alive(folder) if self._alone is not None else [])
+    def walks(self, folder: str) -> list[tuple[list[Item], list[Node[Item]]]]:
+        """What covers the names in *folder*, and the nodes from which they could match something more."""
+        return [index.walk(folder) for index in (self.index, self._alone) if index is not None]
 
     def touches(self, path: str) -> Decision | None:
         """The decision of a ``block`` or ``ask`` entry that names *path*; the lists of what is allowed have no say."""

@@ -36,12 +36,12 @@ class RuleSet:
         rules = self._about(kind)
         return rules.strictest if rules is not None else None
 
-    def alive(self, kind: str, folder: str) -> list[Any] | None:
-        """The nodes from which a name in *folder* could match the path of a rule about *kind*; None where one of these
-        rules looks at something else than the path.
+    def walk(self, kind: str, folder: str) -> tuple[list[Any], list[Any]] | None:
+        """The rules about *kind* whose paths cover *folder*, and the nodes from which a name in it could match another;
+        None where one of these rules looks at something else than the path.
         """
         rules = self._about(kind)
-        return rules.alive(folder) if rules is not None else []
+        return rules.walk(folder) if rules is not None else ([], [])
 
     def _about(self, kind: str) -> _KindRules | None:
         if kind not in self._kinds:
@@ -115,11 +115,13 @@ class _KindRules:
                 self._anyhow.append((rule, Matcher(condition)))
         self._patterns = Patterns([rule.condition.match for rule, _ in self._set_rules]) if self._set_rules else None
 
-    def alive(self, folder: str) -> list[Any] | None:
-        """The nodes from which a name in *folder* could match one of the paths; None where rules go by more."""
+    def walk(self, folder: str) -> tuple[list[Any], list[Any]] | None:
+        """Of the paths, those that cover *folder*, and the nodes from which a name in it could match another; None
+        where rules go by more.
+        """
         if self._anyhow or self._set_rules or self._closer.find(folder):
             return None
-        return self._by_path.alive(folder)
+        return self._by_path.walk(folder)
 
     def strictest(self, event: Event, state: State) -> Decision | None:
         """The strictest action of the rules that hold, or None when none does."""

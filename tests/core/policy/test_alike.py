@@ -51,8 +51,11 @@ def test_the_policy_decides_the_same_about_names_that_are_alike(policy: Policy, 
     if found is None:
         assert any(rule.condition.match or rule.condition.argv for rule in policy.layers[-1].rules)
         return
-    alike = [name for name in (*NAMES, "of no pattern", "z") if not found.about(name)]
-    assert len({said(policy, kind, f"{folder}/{name}") for name in alike}) <= 1
+    alike = [f"{folder}/{name}" for name in (*NAMES, "of no pattern", "z") if not found.about(name)]
+    for other in (f"{folder}/of no pattern", *(f"{folder}/{name}" for name in NAMES), "/a", "/ab/a", "/z"):
+        if varying(policy, kind, other) is found:
+            alike += [f"{other}/{name}" for name in (*NAMES, "z") if not found.about(name)]
+    assert len({said(policy, kind, path) for path in alike}) <= 1
 
 
 @pytest.mark.parametrize(
@@ -102,3 +105,13 @@ def test_nor_to_one_that_looks_at_more_where_its_path_leads(path: str, condition
     assert varying(policy, "file.delete", "/w/in") is not None
     elsewhere = varying(policy, "file.read", "/other")
     assert (elsewhere is None) is (path == "**")
+
+
+def test_folders_that_the_same_patterns_cover_are_alike() -> None:
+    text = "files: {read: [/], write: [/w], block: ['**/.env', '/w/a/b*/c']}\n"
+    policy = load_text(text, name="p.yaml", variables=HERE)
+    for alike in (("/w/x", "/w/y", "/w/x/deep", "/w/a/x"), ("/other", "/else/where"), ("/w/a/b", "/w/a/bb")):
+        assert len({id(varying(policy, "file.read", folder)) for folder in alike}) == 1
+    ones = [varying(policy, "file.read", folder) for folder in ("/w/x", "/other", "/w/a", "/w/a/b", "/w/a/b/c")]
+    assert len(set(ones)) == len(ones)
+    assert varying(policy, "file.write", "/w/x") is not varying(policy, "file.read", "/w/x")
