@@ -112,7 +112,7 @@ environment() {
         export PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY="$folder/hypothesis"
         export PYTEST_ADDOPTS="-o cache_dir=$folder/pytest ${PYTEST_ADDOPTS:-}"
     fi
-    stamp=$({ "$base" -VV; printf '%s\n' "$base" "$checkout" "$@"; cat "$checkout/pyproject.toml" "${BASH_SOURCE[0]}"; } | sha256sum)
+    stamp=$({ "$base" -VV; printf '%s\n' "$base" "$checkout" "$@"; cat "$checkout/pyproject.toml" "${BASH_SOURCE[0]}" "$checkout"/supervisor/agent_safety_layer/_core.c; } | sha256sum)
     exec 9>"$folder.lock"
     flock 9
     if [ "$(cat "$folder/stamp" 2>/dev/null)" != "$stamp" ] || ! "$python" -c '' 2>/dev/null; then

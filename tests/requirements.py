@@ -2,17 +2,19 @@
 
 What ``ASL_MUST_WORK`` names (comma-separated) fails instead, so that a run in CI never passes empty. ``ASL_WITHOUT``
 names mechanisms to behave as if missing. The names are those of ``asl doctor``, and of programs that only tests use.
-``ASL_BACKEND`` runs everything on that backend.
+``ASL_BACKEND`` runs everything on that backend, ``ASL_PURE`` without the compiled core.
 """
 
 from __future__ import annotations
 
 import os
 from functools import cache
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
 
+from agent_safety_layer.native import built
 from asl_hooks.probe import Finding, probe
 
 # The options of asl-supervise that choose the backend of this run of the tests.
@@ -38,6 +40,14 @@ def requires(*names: str, abi: int = 1) -> None:
             continue
         wanted = f"{finding.wanted} (ABI {abi})" if name == "landlock" else finding.wanted
         missing(name, f"wanted {wanted}, found {finding.found}. {finding.remedy}")
+
+
+def requires_core() -> ModuleType:
+    """The compiled core, also where this run does without it."""
+    core = built()
+    if core is None:
+        missing("core", "wanted the compiled core, found none. Install a C compiler and Python.h, and install anew.")
+    return core
 
 
 def missing(name: str, why: str) -> NoReturn:

@@ -162,13 +162,13 @@ class Processes:
     """Known processes by thread id."""
 
     def __init__(self) -> None:
-        self._by_tid: dict[int, Process] = {}
+        self.by_tid: dict[int, Process] = {}
         self._by_pidfd: dict[int, Process] = {}
         self.started = 0
 
     def find(self, tid: int) -> tuple[Process, bool]:
         """The process of thread *tid*, and whether it is new here. ``OSError`` when it is gone or cannot be read."""
-        known = self._by_tid.get(tid)
+        known = self.by_tid.get(tid)
         if known is not None:
             if known.exec_pending:
                 known.refresh()
@@ -178,10 +178,10 @@ class Processes:
             pidfd = os.pidfd_open(tid)
         except OSError:  # not the first thread of its process, or gone
             pid = int(read_status(tid)[b"Tgid"])
-            known = self._by_tid.get(pid)
+            known = self.by_tid.get(pid)
             if known is not None:
                 known.tids.add(tid)
-                self._by_tid[tid] = known
+                self.by_tid[tid] = known
                 if known.exec_pending:
                     known.refresh()
                 return known, False
@@ -192,14 +192,14 @@ class Processes:
             os.close(pidfd)
             raise
         process.tids.add(tid)
-        self._by_tid[pid] = self._by_tid[tid] = process
+        self.by_tid[pid] = self.by_tid[tid] = process
         self._by_pidfd[process.pidfd] = process
         self.started += 1
         return process, True
 
     def get(self, tid: int) -> Process | None:
         """The process of thread *tid* if it is known."""
-        return self._by_tid.get(tid)
+        return self.by_tid.get(tid)
 
     def by_pidfd(self, pidfd: int) -> Process | None:
         """The process whose exit *pidfd* tells."""
@@ -210,14 +210,14 @@ class Processes:
         for process in self._by_pidfd.values():
             for tid in process.tids:
                 if tid != process.pid:
-                    self._by_tid.pop(tid, None)
+                    self.by_tid.pop(tid, None)
             process.tids = {process.pid}
 
     def remove(self, process: Process) -> None:
         """Forget a process that has exited and close its descriptors."""
         for tid in process.tids:
-            if self._by_tid.get(tid) is process:
-                del self._by_tid[tid]
+            if self.by_tid.get(tid) is process:
+                del self.by_tid[tid]
         self._by_pidfd.pop(process.pidfd, None)
         process.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agent_safety_layer.native import core
 from agent_safety_layer.terminal import paint, visible
 from asl_hooks.probe import Finding, probes
 from asl_hooks.value import value
@@ -50,7 +51,15 @@ class Diagnosis:
 def diagnose(without: Collection[str] = ()) -> Diagnosis:
     """The diagnosis of this machine, as this user; *without* takes mechanisms away, for tests only."""
     found = probes(without)
-    return Diagnosis(found, verdict_on(found))
+    return Diagnosis((*found, _compiled()), verdict_on(found))
+
+
+def _compiled() -> Finding:
+    """Whether the compiled core is there: that makes runs quicker, and changes nothing of what is enforced."""
+    remedy = "Install a C compiler and Python.h (Debian: gcc python3-dev), and agent-safety-layer anew."
+    if core is not None:
+        return Finding("core", "the compiled core", "compiled", True)
+    return Finding("core", "the compiled core", "not compiled: runs are the same, and slower", False, remedy)
 
 
 def verdict_on(findings: Iterable[Finding]) -> str:

@@ -65,7 +65,7 @@ class Result:
 
 def environment(state: pathlib.Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Our environment, with the run's state below *state* and no administrator's habits in it."""
-    kept = {key: text for key, text in os.environ.items() if not key.startswith(("ASL_", "PYTEST_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ASL_", "PYTEST_")) or k == "ASL_PURE"}
     kept |= {"ASL_STATE": str(state), "PYTHONPATH": os.pathsep.join(ROOTS), **(extra or {})}
     return kept
 

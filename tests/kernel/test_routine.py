@@ -1,5 +1,6 @@
-"""What is routine is done and told exactly as what is not: the same program once under a policy to which most names are
-alike, and once with a rule added that could be about any event, so that each call is looked at by itself."""
+"""What is routine is done and told exactly as what is not: the same program under a policy to which most names are
+alike, with the compiled core and without, and once with a rule added that could be about any event, so that each call
+is looked at by itself."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import sys
 import pytest
 
 from tests.kernel.supervised import OPEN, SERVED, Result, run
+from tests.requirements import requires_core
 
 pytestmark = pytest.mark.requires("notify")
 
@@ -183,37 +185,40 @@ def test_what_is_routine_is_done_and_told_as_what_is_not(tmp_path: pathlib.Path,
     found = []
     policy = POLICIES[name]
     alone = policy + ("" if "rules:" in policy else "rules:\n") + NOTHING_ALIKE
-    for text in (policy, alone):
+    requires_core()
+    for text, pure in ((policy, ""), (policy, "1"), (alone, "1")):
         if (tmp_path / "ws").exists():
             shutil.rmtree(tmp_path / "ws")
         (tmp_path / "ws").mkdir()
         for folder in ("folder", "heard", "open", "other") if name == "narrow" else ():
             (tmp_path / "ws" / folder).mkdir()
-        found.append(run([sys.executable, "-I", "-S", "-c", PROGRAM], tmp_path, policy=text))
-    routine, looked = found
-    assert routine.code == looked.code == 0, (routine.err, looked.err)
-    for one, other in zip(routine.out.splitlines(), looked.out.splitlines(), strict=True):
-        assert one == other
-    assert "worked" in routine.out
-    for one, other in zip(told(routine), told(looked), strict=True):
-        assert one == other
+        found.append(run([sys.executable, "-I", "-S", "-c", PROGRAM], tmp_path, policy=text, env={"ASL_PURE": pure}))
+    *several, looked = found
+    assert looked.code == 0, looked.err
     for each in found:
         counts: dict[str, int] = {}
         for event in each.events():
             counts[event["kind"]] = counts.get(event["kind"], 0) + 1
         assert counts == {kind: sum(by.values()) for kind, by in each.report["counts"].items()}
-    assert routine.report["counts"] == looked.report["counts"]
-    names = {event["path"].rpartition("/")[2] for event in routine.events("file.create")}
+    for routine in several:
+        assert routine.code == 0, routine.err
+        for one, other in zip(routine.out.splitlines(), looked.out.splitlines(), strict=True):
+            assert one == other
+        for said, wanted in zip(told(routine), told(looked), strict=True):
+            assert said == wanted
+        assert routine.report["counts"] == looked.report["counts"]
+    assert "worked" in looked.out
+    names = {event["path"].rpartition("/")[2] for event in looked.events("file.create")}
     assert {"plain", "another", "with space"} <= names
-    blocked = {event["path"].rpartition("/")[2] for event in routine.blocked()}
-    warned = {event["path"] for event in routine.events() if event["decision"]["action"] == "warn"}
+    blocked = {event["path"].rpartition("/")[2] for event in looked.blocked()}
+    warned = {event["path"] for event in looked.events() if event["decision"]["action"] == "warn"}
     if name == "served":
         assert {"kept", "a.pem", ".env", "still"} <= blocked  # nobody's neighbour speaks for them
     if name == "narrow":
         assert {"plain", "kept"} <= blocked
     else:
         assert warned
-        opened = {e["flags"].split("|")[0] for e in routine.events("file.write") if e["decision"].get("rule") == "both"}
+        opened = {e["flags"].split("|")[0] for e in looked.events("file.write") if e["decision"].get("rule") == "both"}
         assert opened == {"O_RDWR"}
         assert all(path.endswith(".conf") for path in warned)
 

@@ -22,28 +22,33 @@ from time import time
 from agent_safety_layer.engine.answers import ALLOWED, Answers, Stopped
 from agent_safety_layer.engine.describers import Describers
 from agent_safety_layer.engine.execs import ExecCheck
-from agent_safety_layer.engine.plans import Plans, open_again
+from agent_safety_layer.engine.plans import Plan, Plans, open_again
 from agent_safety_layer.engine.recorder import errno_name
 from agent_safety_layer.engine.routine import Routine
 from agent_safety_layer.engine.spans import Spans
 from agent_safety_layer.events import ALLOW, BLOCK, Decision, Event
+from agent_safety_layer.native import core
 from asl_hooks import filters, syscalls
+from asl_hooks.backend import Call
 from asl_hooks.identity import ActingAs
 from asl_hooks.usage import tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
+    from agent_safety_layer._core import Core
     from agent_safety_layer.engine.custom import Custom
     from agent_safety_layer.engine.egress import Egress
     from agent_safety_layer.engine.gate import Gate
     from agent_safety_layer.engine.recorder import Recorder
     from agent_safety_layer.engine.view import View
-    from asl_hooks.backend import Backend, Call
+    from asl_hooks.backend import Backend
     from asl_hooks.processes import Process
 
 _NOT_NEEDED = Decision(BLOCK, "filter", "", "no agent needs this system call")
+_new: Any = tuple.__new__
 _EPOCH_S = 1.0
 _UNPOLLED = 16  # calls of a backend that has more, before everything else is looked at
 _TURN_S = 0.2  # timers are looked at this often, and the trace is flushed
@@ -86,6 +91,7 @@ class Engine:
         self._poll = select.epoll()
         self._poll.register(backend.fileno(), select.EPOLLIN)
         self._poll.register(self._wake_r, select.EPOLLIN)
+        self._unpolled = _UNPOLLED
         self._watched: dict[int, Callable[[], None]] = {}
         self._plans = Plans()
         self._execs = ExecCheck(backend, view, recorder, verify=verify_exec, custom=custom)
@@ -101,8 +107,23 @@ class Engine:
         self.egress = egress(self)
         self._describers = Describers(view, self.egress)
         self._routine = Routine(backend, view, recorder, self._plans, self._describers.objects())
+        self._core: Core | None = None
         if custom is not None:
             self._routine.stop()
+        elif core is not None and backend.name == "notify" and not view.policy.stateful:
+            self._core = core.Core(
+                backend.fileno(),
+                self._poll.fileno(),
+                recorder.lines,
+                view.processes.by_tid,
+                self._plans,
+                Plan,
+                self._routine.verdicts,
+                self._routine.verdict,
+                self._describers.objects().as_creator,
+                recorder.flush,
+                partial(_new, Call),
+            )
         arch = syscalls.native_arch()
         self._umask = syscalls.number("umask", arch)
         self._prctl = syscalls.number("prctl", arch)
@@ -138,30 +159,37 @@ class Engine:
         """Wait at most *timeout_s* (for ever when negative) and handle what is there, for at most ``_TURN_S`` while
         calls keep coming. Watched descriptors that are ready come back. Raises ``Exited`` once no tracee is left.
         """
-        backend = self._backend
-        listener = backend.fileno()
-        poll, serve = self._poll.poll, self._serve
         until = 0.0
-        unpolled = _UNPOLLED
         while True:
-            if unpolled < _UNPOLLED and backend.pending:
-                unpolled += 1
+            found: Call | list[tuple[int, int]] | None
+            if self._core is not None and self._recorder.listener is None:
+                found = self._core.turn(timeout_s, until, self.pause_at)
             else:
-                unpolled = 0
-                ready = poll(0 if backend.pending else timeout_s)
-                if not ready and backend.pending:
-                    ready = [(listener, select.EPOLLIN)]
-                if len(ready) != 1 or ready[0][0] != listener or ready[0][1] != select.EPOLLIN:
-                    return self._handle(ready, listener)
-            now = serve()
+                found = self._wait(timeout_s)
+            if isinstance(found, list):
+                return self._handle(found)
+            now = self._take(found)
             if not until:
                 until = now + _TURN_S
                 timeout_s = _TURN_S if timeout_s < 0 else min(timeout_s, _TURN_S)
             if now >= until or self._recorder.count >= self.pause_at:
                 return []
 
-    def _handle(self, ready: list[tuple[int, int]], listener: int) -> list[int]:
+    def _wait(self, timeout_s: float) -> Call | list[tuple[int, int]] | None:
+        """The next call, None when it was taken back, or whatever else there is."""
+        backend = self._backend
+        if self._unpolled < _UNPOLLED and backend.pending:
+            self._unpolled += 1
+        else:
+            self._unpolled = 0
+            ready = self._poll.poll(0 if backend.pending else timeout_s)
+            if (ready or not backend.pending) and ready != [(backend.fileno(), select.EPOLLIN)]:
+                return ready
+        return backend.receive()
+
+    def _handle(self, ready: list[tuple[int, int]]) -> list[int]:
         """Handle a mix of readiness: those who have gone first, so that a call never meets a dead process's entry."""
+        listener = self._backend.fileno()
         others: list[int] = []
         calls = 0
         for fd, what in ready:
@@ -176,7 +204,7 @@ class Engine:
                 else:
                     self._gone(process)
         if calls & select.EPOLLIN or self._backend.pending:
-            self._serve()
+            self._take(self._backend.receive())
         elif calls & (select.EPOLLHUP | select.EPOLLERR):
             self._poll.unregister(listener)
             raise Exited
@@ -215,6 +243,8 @@ class Engine:
     def guard(self) -> None:
         """Whatever the tree does, a turn ends in time. For the main thread."""
         self._backend.guard()
+        if self._core is not None:
+            self._core.guard()
 
     def collect(self) -> None:
         """Take what has become of traced threads: one that was killed is not gone for its parent before that."""
@@ -248,10 +278,9 @@ class Engine:
 
     # -- one call ------------------------------------------------------------------------------------------------------
 
-    def _serve(self) -> float:
+    def _take(self, call: Call | None) -> float:
         """Take up one call; the time at which that was."""
         backend = self._backend
-        call = backend.receive()
         started = self._view.now = time()
         if call is None:
             return started
@@ -336,6 +365,7 @@ class Engine:
             self._creds_vary = True
             self._plans.shapes.clear()
             self._routine.stop()
+            self._core = None
         elif call.nr in self._forks:
             if self.closing:
                 self._backend.fail(call, EAGAIN)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agent_safety_layer.engine.gate import Answer
     from agent_safety_layer.events import Decision, Event
     from agent_safety_layer.tally import Tally
+    from agent_safety_layer.trace.lines import Lines
     from agent_safety_layer.trace.writer import TraceWriter
 
 _READS = frozenset({"file.read", "file.list"})
@@ -84,6 +85,11 @@ class Recorder:
             body = line
         self._writer.add(body, started, int((time() - started) * 1e6))
         slot.n += 1
+
+    @property
+    def lines(self) -> Lines:
+        """Where they are written first."""
+        return self._writer.lines
 
     @property
     def count(self) -> int:

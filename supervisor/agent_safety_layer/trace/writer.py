@@ -9,9 +9,11 @@ from struct import pack
 from time import monotonic
 
 from agent_safety_layer.errors import AslError, TraceError
+from agent_safety_layer.native import core
 from agent_safety_layer.state import make_private
 from agent_safety_layer.trace.encode import dumps
 from agent_safety_layer.trace.header import SCHEMA
+from agent_safety_layer.trace.lines import Lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,16 +61,12 @@ class TraceWriter:
         self._part = 1
         self._part_began = monotonic()
         self._sealed = ""  # the digest in the latest seal
-        self.seq = 0  # of the latest event
+        self.lines: Lines = Lines() if core is None else core.Lines()
         self.lost = 0  # events lost to a full disk, over the whole run
         self._gap_on_full = on_full == "gap"
         self._sign = sign
         self._fd = _create(self.path)
-        self._lines: list[bytes] = []
-        self._size = 0
         self._next_flush = 0.0
-        self._base = 0.0  # events' seconds are formatted as a prefix for ten of them and a fraction: see add
-        self._tens = b""
         self._digest = _Digest()
         self._checks: list[int] = []  # CRC-32 of each line since the last checkpoint
         self._unsealed_bytes = 0
@@ -90,29 +88,20 @@ class TraceWriter:
 
     def add(self, body: bytes, time: float, us: int = 0) -> int:
         """The event's position in the trace. ``body`` is of ``encode.body``; ``time`` is kept to the microsecond."""
-        self.seq = seq = self.seq + 1
-        since = time - self._base
-        if not 0.0 <= since < 9.9999995:
-            since = self._rebase(time)
-        # "%.6f" of a small number takes a third of the time that a whole timestamp takes; the subtraction is exact.
-        line = b'{"type":"event","seq":%d,"time":%b%.6f,"us":%d,%b' % (seq, self._tens, since, us, body)
-        self._lines.append(line)
-        self._size += len(line)
-        if self._size > BUFFER_BYTES:
+        seq = self.lines.add(body, time, us)
+        if self.lines.size > BUFFER_BYTES:
             self.flush()
         return seq
 
-    def _rebase(self, time: float) -> float:
-        time = round(max(time, 0.0), 6)
-        tens = int(time // 10)
-        self._base = tens * 10.0
-        self._tens = b"%d" % tens if tens else b""
-        return time - self._base
+    @property
+    def seq(self) -> int:
+        """Of the latest event."""
+        return self.lines.seq
 
     @property
     def pending(self) -> bool:
         """Whether a flush has something to do."""
-        return bool(self._lines or self._rest or self._missing)
+        return bool(self.lines.size or self._rest or self._missing)
 
     def due(self, now: float) -> bool:
         """Whether to flush: something is pending and the last yes is 200 ms old. ``now`` is monotonic seconds."""
@@ -123,7 +112,7 @@ class TraceWriter:
 
     def flush(self) -> None:
         """Bring what is pending into the file. Raises ``TraceError``, once, if a full disk is to stop the run."""
-        lines, self._lines, self._size = self._lines, [], 0
+        lines = self.lines.take()
         if self._missing:
             lines.insert(0, self._gap_line())
         if lines or self._rest:
@@ -239,7 +228,7 @@ class TraceWriter:
         self.lost += events
         self._missing += events
         if self._missing:
-            self.seq += 1  # every event so far is written or lost, so the gap may take the next place
+            self.lines.seq += 1  # every event so far is written or lost, so the gap may take the next place
             self._gap = (self.seq, first)
 
     def _gap_line(self) -> bytes:
