@@ -114,6 +114,8 @@ attempt("linked", lambda: os.symlink("target", "link"))
 attempt("nowhere", lambda: os.symlink("nowhere", "dangling"))
 attempt("around", lambda: os.symlink("../folder", "../around"))
 attempt("circle", lambda: os.symlink("circle", "circle"))
+attempt("elsewhere", lambda: os.symlink("/proc", "processes"))
+attempt("made there", lambda: os.mkdir("processes/self/fd/9"))
 attempt("two names", lambda: os.link("target", "second"))
 attempt("pipe", lambda: os.mkfifo("pipe"))
 for name in ("link", "dangling", "circle", "second", "pipe", ".", "..", "", "/", "../around", "../around/target",

@@ -23,6 +23,9 @@ class Context(Protocol):
     def decide(self, event: Event) -> Decision:
         """The policy's answer to a further event, in the present state."""
 
+    def advance(self, event: Event, decision: Decision) -> None:
+        """Let a further event have happened."""
+
     def may_connect(self, ip: str, port: int) -> bool:
         """Whether the policy lets the tree connect to *port* of this machine."""
 

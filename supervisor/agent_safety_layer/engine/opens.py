@@ -117,7 +117,7 @@ class Opens:
             event = self._objects.event(kind, call, process, judged, path, flags=flags_text(flags), mode=made)
             writes = kind not in ("file.read", "file.list")
             bounded = context.writes_bounded(canonical) if writes else context.reads_bounded(canonical)
-            if writes and (flags & _ACCESS == os.O_RDWR or not in_register):
+            if writes and (flags & _ACCESS != os.O_WRONLY or not in_register):
                 bounded = bounded and context.reads_bounded(canonical)
             if canonical.startswith("/proc/") and canonical.endswith("/fd"):
                 bounded = False  # what a backend needs there for itself, it can hide only from what it opens
@@ -266,9 +266,11 @@ class Opens:
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
-        kind = "file.write" if flags & (_ACCESS | os.O_TRUNC) else "file.read"
-        if RANK[self._context.decide(replace(event, kind=kind)).action] >= RANK[ASK]:
+        opened = replace(event, kind="file.write" if flags & (_ACCESS | os.O_TRUNC) else "file.read")
+        decision = self._context.decide(opened)
+        if RANK[decision.action] >= RANK[ASK]:
             raise OSError(EACCES, "it has come to be since, and may not be opened")
+        self._context.advance(opened, decision)
         fd = open_again(path, flags)
         if fd < 0:
             raise OSError(ELOOP, "a link has come to be there, or it comes and goes")

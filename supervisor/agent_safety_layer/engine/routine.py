@@ -21,6 +21,7 @@ from errno import EEXIST, ELOOP, ENOENT
 
 from agent_safety_layer.engine.objects import FOLDER, signed
 from agent_safety_layer.engine.opens import FLAGS, REOPEN, flags_text
+from agent_safety_layer.engine.plans import is_plain
 from agent_safety_layer.events import ALLOW, AUDIT, text_of
 from asl_hooks import memory, syscalls
 from asl_hooks._abi import linux
@@ -53,9 +54,9 @@ _WINDING = (b"/", b"/.", b"/..")
 
 
 class Verdict:
-    """What the policy says to events of one kind, opens for reading and writing apart, about the files that no pattern
-    is about, in folders that are alike: a decision, numbered, once there was such a file. ``about`` finds the others.
-    ``bounded`` tells whether the kernel bounds such events there.
+    """What the policy says to events of one kind, those that make or change a file and may read it apart, about the
+    files that no pattern is about, in folders that are alike: a decision, numbered, once there was such a file.
+    ``about`` finds the others. ``bounded`` tells whether the kernel bounds such events there.
     """
 
     __slots__ = ("about", "bounded", "decision", "number")
@@ -145,7 +146,7 @@ class Routine:
         try:
             there = os.fstat(held)
             writes = flags & (_ACCESS | os.O_TRUNC)
-            if _is_plain(there) and writes != os.O_TRUNC:
+            if is_plain(there) and writes != os.O_TRUNC:
                 kind, again = "file.write" if writes else "file.read", name
             elif stat.S_ISDIR(there.st_mode) and not writes and not flags & os.O_CREAT:
                 kind, again = "file.list", name + b"/"
@@ -186,10 +187,13 @@ class Routine:
         mode = rest[0] & 0o7777
         parent, above, last = _parent(path)
         try:
+            name = above + b"/" + last
+            if name.startswith(b"/proc/"):
+                raise NotRoutine  # what is there depends on who looks
             if _mode_of(parent, last):
                 self._backend.fail(stopped.call, EEXIST)  # before anybody asks whether one may
                 return
-            body, slot, bounded = self._framed(stopped, "file.create", above + b"/" + last, path, mode=mode)
+            body, slot, bounded = self._framed(stopped, "file.create", name, path, mode=mode)
             self._plans.epoch += 1  # it may have been a file that was opened
             if bounded:
                 self._go_on(stopped, path, body, slot)
@@ -257,7 +261,7 @@ class Routine:
         held, name = _hold(path, _OBJECT | follow)
         try:
             there = os.fstat(held)
-            if not stat.S_ISDIR(there.st_mode) and not _is_plain(there):
+            if not stat.S_ISDIR(there.st_mode) and not is_plain(there):
                 raise NotRoutine
             body, slot, _ = self._framed(stopped, "file.meta", name, path, mode=mode)
             act(b"/proc/self/fd/%d" % held)
@@ -299,7 +303,7 @@ class Routine:
         text = name.decode()
         if is_special(text) or text.startswith(_SYSTEM):
             raise NotRoutine
-        both = flags & _ACCESS == os.O_RDWR and kind in ("file.write", "file.create")
+        both = flags != -1 and flags & _ACCESS != os.O_WRONLY and kind in ("file.write", "file.create")
         try:
             verdict = self.verdicts[kind, both, folder]
         except KeyError:
@@ -360,11 +364,6 @@ class Routine:
         if kind in ("file.read", "file.list"):
             return reads(folder)
         return kind != "file.meta" and writes(folder) and (not both or reads(folder))
-
-
-def _is_plain(there: os.stat_result) -> bool:
-    """A file with one name."""
-    return stat.S_ISREG(there.st_mode) and there.st_nlink == 1
 
 
 def _parent(path: bytes) -> tuple[int, bytes, bytes]:
