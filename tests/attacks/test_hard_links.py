@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 
 import pytest
@@ -88,3 +89,61 @@ def test_a_name_that_was_there_before(scene: Scene) -> None:
     assert other.read_text() == MARK
     scene.free(sys.executable, "-c", OLD)
     assert scene.stolen and scene.changed, "without a supervisor it works"
+
+
+PUT = r"""
+import os, subprocess, sys
+def attempt(act, *args):
+    try: return act(*args)
+    except OSError: return None
+def steal(flags):
+    fd = attempt(os.open, os.path.abspath("put"), flags)
+    if fd is None: return
+    if flags: os.write(fd, b"FORGED")
+    else: open("loot", "ab").write(os.read(fd, 99))
+    os.close(fd)
+for name, flags in (("alias", os.O_RDONLY), ("inside", os.O_WRONLY)):
+    open("put", "w").write("mine")
+    for _ in range(5): steal(flags)  # what was opened a moment ago is opened again
+    os.unlink("put"); attempt(os.link, name, "put"); steal(flags); attempt(os.unlink, "put")
+print("tried")
+"""
+
+
+@pytest.mark.parametrize("scene", KINDS, indirect=True)
+def test_a_name_that_was_there_before_put_where_another_was_opened(scene: Scene) -> None:
+    policy = scene.policy(block=[str(scene.secret)])
+    os.link(scene.secret, scene.ws / "alias")
+    os.link(scene.victim, scene.ws / "inside")
+    done = scene.bound(sys.executable, "-c", PUT, policy=policy)
+    assert "tried" in done.stdout, done.stderr
+    assert (scene.ws / "loot").read_text().startswith("mine"), "what is the program's own is opened"
+    assert not scene.stolen
+    assert not scene.changed
+    scene.free(sys.executable, "-c", PUT)
+    assert scene.stolen and scene.changed, "without a supervisor it works"
+
+
+RUN = r"""
+import os, subprocess
+os.chmod("script", 0o755)
+for argv in (["./alias", "ran"], ["./script"], ["./several", "mine"]):
+    try: print(subprocess.run(argv, capture_output=True, text=True).stdout.strip())
+    except OSError as error: print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("scene", KINDS, indirect=True)
+def test_a_program_that_was_there_before_under_another_name(scene: Scene) -> None:
+    """What may not be read under its name may not be run under another."""
+    kept, several = scene.base / "home" / "kept", scene.ws / "several"
+    for path in (kept, several):
+        shutil.copy("/bin/echo", path)
+    os.link(kept, scene.ws / "alias")
+    os.link(several, scene.ws / "again")
+    (scene.ws / "script").write_text(f"#!{scene.ws}/alias interpreted\n")
+    policy = scene.policy(block=[str(kept)])
+    done = scene.bound(sys.executable, "-c", RUN, policy=policy)
+    assert done.stdout.split() == ["PermissionError", "PermissionError", "mine"], done.stderr
+    free = scene.free(sys.executable, "-c", RUN).stdout.split()
+    assert free == ["ran", "interpreted", "./script", "mine"], "without a supervisor it works"

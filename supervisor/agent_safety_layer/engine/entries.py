@@ -259,6 +259,7 @@ class Entries:
             perform,
             bounded=bounded,
             fds=(found.fd, parent.fd),
+            mutates=True,  # what opens that name anew has not looked at what has several names
             futile=lambda: EEXIST if _is_there(parent.fd, last) else 0,
         )
 

@@ -86,7 +86,7 @@ class Execs:
             if look not in self._asked:
                 _check_executable(found.fd)
             argv = memory.read_strings(process.mem, args[at + 1]) or [b""]
-            steps = [(found.path, argv), *self._becomes(found, look, given, argv, call, process)]
+            steps = [*self._named(found, argv), *self._becomes(found, look, given, argv, call, process)]
         finally:
             os.close(found.fd)
         canonical, spelled = text_of(found.path), text_of(raw)
@@ -105,6 +105,11 @@ class Execs:
             event = max(events, key=lambda event: RANK[self._view.decide(event).action])
         return Operation(event, None, bounded=True)
 
+    def _named(self, found: Located, argv: list[bytes]) -> list[tuple[bytes, list[bytes]]]:
+        """What is executed, by its path and by the other name under which the policy keeps it from the tree."""
+        kept = self._view.kept_name(found.fd) if found.fd >= 0 else ""
+        return [(path, argv) for path in (found.path, os.fsencode(kept)) if path]
+
     def _becomes(
         self, found: Located, look: tuple[int, ...], given: bytes, argv: list[bytes], call: Call, process: Process
     ) -> list[tuple[bytes, list[bytes]]]:
@@ -119,7 +124,7 @@ class Execs:
                 argv = [*interpreter, given, *argv[1:]]
                 given = interpreter[0]
                 held.append(self._locate(given, call, process))
-                steps.append((held[-1].path, argv))
+                steps += self._named(held[-1], argv)
                 look = _look(held[-1].fd)
                 if not look:
                     break
@@ -128,7 +133,7 @@ class Execs:
                 words = _after_loader(argv)
                 if words:
                     held.append(self._locate(words[0], call, process))
-                    steps.append((held[-1].path, words))
+                    steps += self._named(held[-1], words)
         finally:
             for extra in held[1:]:
                 if extra.fd >= 0:
@@ -258,6 +263,7 @@ class ExecCheck:
             actual = real(pid, judged)
             if process is not None:
                 process.refresh(actual.path)
+            actual = self._kept(pid, judged, actual)
         except OSError as error:
             self._view.advance(judged[0], self._view.decide(judged[0]))
             decision = Decision(BLOCK, "exec", "", f"what really runs could not be read: {error.strerror}")
@@ -292,6 +298,19 @@ class ExecCheck:
             looks = zip(judged, shown, strict=True)
             self._scripts[pid] = {event.path: look for event, look in looks if event is not actual}
         return True
+
+    def _kept(self, pid: int, judged: tuple[Event, ...], actual: Event) -> Event:
+        """*actual*, or what runs in *pid* by the name under which the policy keeps that, if this was not judged."""
+        exe = f"/proc/{pid}/exe"
+        if os.stat(exe).st_nlink < 2:
+            return actual
+        held = os.open(exe, os.O_PATH | os.O_CLOEXEC)
+        try:
+            kept = self._view.kept_name(held)
+        finally:
+            os.close(held)
+        known = not kept or any(event.path == kept and event.argv == actual.argv for event in judged)
+        return actual if known else _instead(judged[0], kept, actual.argv)
 
     def _kill(self, pid: int) -> None:
         try:

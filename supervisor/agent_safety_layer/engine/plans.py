@@ -112,19 +112,26 @@ def _base_of(call: Call, dir_at: int) -> bytes:
 
 
 def open_again(path: bytes, flags: int) -> int:
-    """Open the canonical *path*, through no link, if it still is a plain file, or with a slash at its end a folder;
-    -1 when not.
+    """Open the canonical *path*, through no link, if it still is a plain file with one name, or with a slash at its end
+    a folder; -1 when not.
 
-    O_NONBLOCK, so that a FIFO put in its place cannot stop the loop.
+    O_NONBLOCK, so that a FIFO put in its place cannot stop the loop. With several names it may be a file that the
+    policy keeps from the tree under another one: that is looked at each time.
     """
     how = flags & _KEPT_FLAGS | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
         fd = linux.openat2(linux.AT_FDCWD, path, how, 0, linux.RESOLVE_NO_SYMLINKS)
     except OSError:
         return -1
-    if stat.S_IFMT(os.fstat(fd).st_mode) != (stat.S_IFDIR if path.endswith(b"/") else stat.S_IFREG):
+    there = os.fstat(fd)
+    if not (stat.S_ISDIR(there.st_mode) if path.endswith(b"/") else is_plain(there)):
         os.close(fd)
         return -1
     if not flags & os.O_NONBLOCK:
         os.set_blocking(fd, True)
     return fd
+
+
+def is_plain(there: os.stat_result) -> bool:
+    """Whether it is a file with one name."""
+    return stat.S_ISREG(there.st_mode) and there.st_nlink == 1
