@@ -167,3 +167,53 @@ def test_a_port_of_the_host_without_listener_refuses(scene: Scene) -> None:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
     assert done.stdout.split() == ["host"] * 2, "with one it answers"
+
+
+LATER = r"""
+import os, socket, sys
+port, kept = int(sys.argv[1]), sys.argv[2]
+def apart(*acts):
+    child = os.fork()
+    if not child:
+        for act in acts:
+            try: act()
+            except OSError as error: print(type(error).__name__, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+def send(data, connected):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.settimeout(0.5)
+        if connected: s.connect(("127.0.0.1", port)); s.send(data)
+        else: s.sendto(data, ("127.0.0.1", port))
+        try: s.recv(9)
+        except TimeoutError: pass
+# Somebody has the port opened, then somebody else, who may not use it, connects and sends.
+apart(lambda: send(b"hello", True))
+apart(lambda: open(kept).read(), lambda: send(b"sent", False), lambda: send(b"connected", True))
+apart(lambda: send(b"bye", True))
+"""
+
+
+@pytest.mark.parametrize("scene", ["waved"], indirect=True)
+def test_a_port_that_was_opened_for_somebody_else(scene: Scene) -> None:
+    kept = scene.base / "home" / "kept"
+    kept.write_text("x")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as heard:
+        heard.bind(("127.0.0.1", 0))
+        heard.settimeout(10)
+        port = heard.getsockname()[1]
+        policy = scene.policy(allow=[f"localhost:{port}", f"127.0.0.1:{port}"])
+        rule = f"rules:\n  - {{name: after, on: net, after: {{on: file.read, path: {kept}}}, action: block}}\n"
+        policy.write_text(policy.read_text() + rule)
+
+        def told() -> list[bytes]:
+            found = []
+            while b"bye" not in found:
+                found.append(heard.recv(99))
+            return found
+
+        done = scene.bound(sys.executable, "-c", LATER, port, kept, policy=policy)
+        assert told() == [b"hello", b"bye"], done.stderr
+        assert "PermissionError" in done.stdout
+        scene.free(sys.executable, "-c", LATER, port, kept)
+        assert told() == [b"hello", b"sent", b"connected", b"bye"], "without a supervisor it works"

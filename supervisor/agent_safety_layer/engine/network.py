@@ -95,7 +95,10 @@ class Network:
                 return None, raw, -1  # dissolves the association; the next connect is judged anew
             if not address.ip:
                 raise OSError(EAFNOSUPPORT, "not an internet address")
-            return self._judged_inet(kind, call, process, held, "tcp" if type_ == _STREAM else "udp", address), raw, -1
+            event = self._judged_inet(kind, call, process, held, "tcp" if type_ == _STREAM else "udp", address)
+            if event is None and not self._egress.is_question(address.port):
+                raw = raw[:2] + bytes(2) + raw[4:]  # nobody receives what is sent to port 0, also later on
+            return event, raw, -1
         return None, raw, -1  # netlink: the filter leaves only route queries
 
     def _judged_unix(
