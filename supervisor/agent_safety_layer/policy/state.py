@@ -42,6 +42,8 @@ class State:
         if not self.marks:
             return False
         key, marks, parents = rule.key, self.marks, self.parents
+        if event.kind == "net.dns" and not event.pid:  # nobody knows who asked: it may have been any of them
+            return any(key in marked for marked in marks.values())
         seen: set[int] = set()
         todo = [event.pid, event.ppid]
         while todo:

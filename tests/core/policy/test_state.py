@@ -54,6 +54,13 @@ def test_a_rule_holds_once_the_earlier_event_has_happened() -> None:
     assert (decision.rule, decision.where) == ("no-exfiltration", "policy.yaml:3")
 
 
+def test_who_asks_for_a_name_is_not_known_so_anybody_s_past_counts() -> None:
+    question = Event("net.dns", host="x.com")
+    assert decide(EXFILTRATION, State(), question).action == ALLOW
+    assert decide(EXFILTRATION, after(READ), question).action == ASK
+    assert decide(EXFILTRATION, after(READ, Event("process.exit", pid=10)), question).action == ALLOW
+
+
 def test_what_does_not_fit_or_was_blocked_does_not_count() -> None:
     assert reach(after(Event("file.write", pid=10, path="/data/customers/x")), 10) == ALLOW
     assert reach(after(Event("file.write", pid=10, path="/data/customers/x", flags="O_RDWR")), 10) == ASK
