@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -128,3 +130,37 @@ def test_a_sandboxed_call_asks_its_layers_gate(policy: Path, tmp_path: Path, mon
     for thread in threads:
         thread.join()
     assert len(seen) == 5
+
+
+DIAL = r"""
+import socket, sys
+try:
+    with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 10) as s: print(s.recv(9).decode())
+except OSError as error: print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("approve", [True, False])
+def test_a_connection_to_this_machine_that_was_allowed_arrives(tmp_path: Path, *, approve: bool) -> None:
+    """The egress process asks about it again, by the name that stands for this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        made = tmp_path / "policy.yaml"
+        made.write_text(OPEN + f'network:\n  ask: ["localhost:{port}", "127.0.0.1:{port}"]\n')
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.send(b"host")
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        seen: list[ApprovalRequest] = []
+        supervisor = Supervisor(made, approval_gate=answering(approve, seen))
+        done = supervisor.run([sys.executable, "-c", DIAL, str(port)], capture_output=True, text=True, cwd=tmp_path)
+        if not approve:
+            assert done.stdout in ("ConnectionRefusedError\n", "PermissionError\n")
+            with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as here:  # it still waits
+                assert here.recv(9) == b"host"
+        serving.join(PATIENCE_S)
+    assert not approve or done.stdout == "host\n", done.stderr
+    assert {request.operation for request in seen} == {"net.connect"}

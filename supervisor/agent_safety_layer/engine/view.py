@@ -107,8 +107,9 @@ class View:
             self._approved.add((event.host or event.ip, event.port, event.proto))
 
     def was_approved(self, event: Event) -> bool:
-        """Whether a person allowed this connection."""
-        return (event.host or event.ip, event.port, event.proto) in self._approved
+        """Whether a person allowed this connection. Where it asks as ``localhost``, the person saw the address."""
+        names = (event.host, event.ip) if event.host == "localhost" else (event.host or event.ip,)
+        return any((name, event.port, event.proto) in self._approved for name in names)
 
     def reads_bounded(self, path: str) -> bool:
         """Whether the READ part of the domain has no holes and covers *path*."""
