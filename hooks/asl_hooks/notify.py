@@ -102,7 +102,7 @@ class Listener:
     def _send(self, id_: int, value: int, error: int, flags: int) -> bool:
         _RESP.pack_into(self._resp, 0, id_, value, error, flags)
         try:
-            ioctl(self._fd, _SEND, self._resp)
+            _settled(self._fd, _SEND, self._resp)
         except OSError as failure:
             if failure.errno in (ENOENT, EINPROGRESS):
                 return False
@@ -112,7 +112,7 @@ class Listener:
     def valid(self, call: Call) -> bool:
         """Whether the call still waits for its answer."""
         try:
-            ioctl(self._fd, _VALID, _ID.pack(call.id))
+            _settled(self._fd, _VALID, _ID.pack(call.id))
         except OSError:
             return False
         return True
@@ -202,3 +202,13 @@ class Listener:
                 if error.errno != EBADF:
                     raise
             self._fd = -1
+
+
+def _settled(fd: int, request: int, buffer: bytes | bytearray) -> None:
+    """ioctl(2) to its end: what a signal interrupted had not got its lock yet."""
+    while True:
+        try:
+            ioctl(fd, request, buffer)
+        except InterruptedError:
+            continue
+        return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -14,6 +15,7 @@ from errno import EINTR, EXDEV
 import pytest
 
 from asl_hooks import bpf, filters, syscalls, warden
+from asl_hooks._abi import linux
 from asl_hooks.backend import Call
 from asl_hooks.launch import Launched, LaunchSpec, launch
 from asl_hooks.notify import Listener
@@ -61,6 +63,26 @@ def test_a_call_that_was_withdrawn_does_not_stop_the_supervisor() -> None:
         call = received(listener)
         assert syscalls.name_of(call.nr, call.arch) in ("open", "openat")
         assert listener.proceed(call)
+
+
+def test_an_answer_that_a_signal_interrupts_is_given_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SEND and ID_VALID wait for a lock, and a signal may come in between."""
+    real, interrupted = fcntl.ioctl, []
+
+    def ioctl(fd: int, request: int, buffer: bytes | bytearray) -> int:
+        if len(interrupted) < 4 and request != linux.SECCOMP_IOCTL_NOTIF_RECV and interrupted[-2:] != [request] * 2:
+            interrupted.append(request)
+            raise InterruptedError(EINTR, "a signal")
+        return real(fd, request, buffer)
+
+    with listening(("/bin/true",), "open") as (launched, listener):
+        os.write(launched.go, b"g")
+        call = received(listener)
+        monkeypatch.setattr("asl_hooks.notify.ioctl", ioctl)
+        assert listener.valid(call)
+        assert listener.proceed(call)
+        assert interrupted == [linux.SECCOMP_IOCTL_NOTIF_ID_VALID] * 2 + [linux.SECCOMP_IOCTL_NOTIF_SEND] * 2
+        assert not listener.valid(call)
 
 
 # Tells the errno of each call by the mode of the next one.
