@@ -209,7 +209,7 @@ class Answers:
                 return
             body, slot = self._recorder.record(event, decision, effective, result_text(result), stopped.started)
             if self._answers_again(decision):
-                self._plans.keep(stopped.call, stopped.process, b"", body, slot)
+                self._plans.keep(stopped.call, stopped.process, b"", body, slot, described=event.spelled or event.path)
 
         told = record if self._tells and event is not None else None
         if not self._backend.proceed(stopped.call, told):
@@ -253,7 +253,9 @@ class Answers:
             said = errno_name(errno) or result_text(returned)
             body, slot = self._recorder.record(event, decision, effective, said, stopped.started)
             if operation.reopen and not errno and self._answers_again(decision):
-                self._plans.keep(call, stopped.process, operation.reopen, body, slot)
+                self._plans.keep(
+                    call, stopped.process, operation.reopen, body, slot, described=event.spelled or event.path
+                )
 
         told = self._tells and not errno
         if errno:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 
+from agent_safety_layer.events import text_of
 from asl_hooks import memory, syscalls
 from asl_hooks._abi import linux
 from asl_hooks.value import value
@@ -82,9 +83,19 @@ class Plans:
         path: bytes = key[0] if looked == call.id else b""
         return path
 
-    def keep(self, call: Call, process: Process, reopen: bytes, body: bytes, slot: Slot, absolute: bytes = b"") -> None:
+    def keep(
+        self,
+        call: Call,
+        process: Process,
+        reopen: bytes,
+        body: bytes,
+        slot: Slot,
+        absolute: bytes = b"",
+        described: str = "",
+    ) -> None:
         """Remember how this open was answered, if the same one again can be answered the same way. ``absolute`` is its
-        path behind the folder that it starts from, for who knows it.
+        path behind the folder that it starts from, where it was read once; ``described`` is that of an open whose path
+        was read again, and may have been another one by then.
         """
         looked, key = process.cache.pop(None, _NOTHING)
         shape = self.shapes.get(call.nr)
@@ -97,6 +108,8 @@ class Plans:
         base = b""
         if key[0][:1] != b"/":
             base = absolute[: -len(key[0]) - 1] or _base_of(call, shape[0])
+        if described and described != text_of(base + b"/" + key[0] if base else key[0]):
+            return
         process.cache[key] = Plan(self.epoch, base, reopen, body, slot)
 
 

@@ -64,10 +64,25 @@ def test_a_relative_open_is_another_one_from_another_folder(scene: Scene, worksp
         os.close(second)
 
 
+@pytest.mark.parametrize("reads", [(), ("waved",)])
+def test_a_path_that_changes_while_it_is_looked_at_leaves_no_plan(
+    reads: tuple[str, ...], scenes: Callable[..., Scene], workspace: pathlib.Path
+) -> None:
+    scene = scenes(reads=tuple(str(workspace) for _ in reads))
+    for first, second, kept in ((b"link", b"link", True), (b"dir/inner", b"file", False)):
+        call = scene.call("openat", AT_FDCWD, first, R, 0)
+        assert scene.plans.find(call, scene.process, scene.plans.shapes[call.nr]) is None
+        scene._calls -= 1
+        assert scene.make("openat", AT_FDCWD, second, R, 0) == (("proceed",) if reads else ("inject", False))
+        for name, found in ((first, kept), (second, kept)):
+            assert (plan_for(scene, AT_FDCWD, name, R, 0) is not None) is found
+
+
 CHANGES: dict[str, tuple[str, tuple[int | str, ...]]] = {
     "a rename": ("renameat", (AT_FDCWD, "dir/inner", AT_FDCWD, "dir/moved")),
     "a link that is made": ("symlinkat", ("file", AT_FDCWD, "new-link")),
     "a link that is removed": ("unlinkat", (AT_FDCWD, "dangling", 0)),
+    "another name": ("linkat", (AT_FDCWD, "dir/inner", AT_FDCWD, "dir/second", 0)),
 }
 
 
@@ -115,6 +130,9 @@ def test_a_stale_plan_opens_the_judged_name_or_nothing(workspace: pathlib.Path) 
     assert os.read(fd, 9) == b"inside"
     assert os.get_blocking(fd)
     os.close(fd)
+    os.link(path, workspace / "second")
+    assert open_again(path, R) == -1
+    os.unlink(workspace / "second")
     (workspace / "elsewhere").mkdir()
     (workspace / "elsewhere" / "inner").write_text("secret")
 
